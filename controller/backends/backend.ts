@@ -1,0 +1,46 @@
+/** Where workloads run. `test/contracts/backend.ts` holds every backend to this. */
+import type { FunctionSpec } from '../../crds/function.ts';
+import type { HostFunctionStatus } from '../../runtime/config.ts';
+import type { LogRecord } from '../../runtime/log.ts';
+import type { Key, Watchable } from '../stores/store.ts';
+
+/** What is to run, made from a Function by `function/workload.ts`. */
+export interface Workload {
+  readonly key: Key;
+  readonly uid: string;
+  readonly generation: number;
+  readonly spec: FunctionSpec;
+}
+
+/** What runs. */
+export interface Observation {
+  readonly replicas: number;
+  readonly readyReplicas: number;
+  /** Of each host that answered; none while it starts. */
+  readonly hosts: readonly HostFunctionStatus[];
+  /** Why nothing can be observed, when that is so. */
+  readonly problem?: { readonly reason: string; readonly message: string };
+  /** Parts of the spec that this backend does not act on. */
+  readonly ignored?: readonly string[];
+}
+
+export interface LogQuery {
+  readonly since?: number;
+  readonly follow?: boolean;
+  readonly requestId?: string;
+  readonly limit?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface Backend extends Watchable {
+  /** Twice with the same input changes nothing. Returns before the workload is ready. */
+  ensure(workload: Workload): Promise<void>;
+  /** Removing what is not there is fine. */
+  remove(key: Key): Promise<void>;
+  /** Undefined: nothing of that key runs here. */
+  observe(key: Key): Promise<Observation | undefined>;
+  /** Where the function's host listens (`http://host:port` or `unix:/path`); undefined: nowhere now. */
+  address(key: Key): string | undefined;
+  logs(key: Key, query: LogQuery): AsyncIterable<LogRecord>;
+  close(): Promise<void>;
+}

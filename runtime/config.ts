@@ -1,0 +1,81 @@
+/** RuntimeConfig: what a backend hands over and `runtime/main.ts` reads. Both ends of one contract in one file. */
+import { readFile } from 'node:fs/promises';
+import type { FunctionSpec } from '../crds/function.ts';
+
+export interface RuntimeConfig {
+  readonly site: string;
+  /** Where the host's own HTTP server listens: health, metrics, status, invoke and http triggers. */
+  readonly listen: { readonly path: string } | { readonly host: string; readonly port: number };
+  readonly nats?: NatsSettings;
+  readonly mqtt?: MqttSettings;
+  readonly s3?: S3Settings;
+  readonly packages: {
+    /** Unpacked packages by digest. */
+    readonly cache: string;
+  };
+  /** Root of what `file://` packages may name; absent: file:// is refused. */
+  readonly packageFolder?: string;
+  readonly functions: readonly FunctionConfig[];
+}
+
+export interface NatsSettings {
+  /** nats://host:port[,…]; never with credentials in it. */
+  readonly url: string;
+  /** File of JSON { user, pass } or { token } or { creds }, mode 0600. */
+  readonly credentialsFile?: string;
+}
+
+export interface MqttSettings {
+  readonly url: string;
+  /** File of JSON { username, password }, mode 0600. */
+  readonly credentialsFile?: string;
+}
+
+export interface S3Settings {
+  readonly endpoint: string;
+  readonly region: string;
+  readonly bucket: string;
+  /** File of JSON { accessKeyId, secretAccessKey, sessionToken? }, mode 0600. */
+  readonly credentialsFile?: string;
+}
+
+export interface FunctionConfig {
+  readonly namespace: string;
+  readonly name: string;
+  readonly uid: string;
+  readonly generation: number;
+  readonly spec: FunctionSpec;
+  /** spec.env resolved by the backend: plain values, or the file a secret lies in. */
+  readonly env: readonly (
+    { readonly name: string; readonly value: string } | { readonly name: string; readonly file: string }
+  )[];
+}
+
+/** What the host tells about one function: GET /status, and one line each at a change with ?watch=true. */
+export interface HostFunctionStatus {
+  readonly namespace: string;
+  readonly name: string;
+  readonly uid: string;
+  /** Generation of the config this speaks of. */
+  readonly generation: number;
+  /** Digest of the package that answers now; absent while none does. */
+  readonly packageSha256?: string;
+  /** The generation's package was fetched, verified and unpacked. */
+  readonly package: { readonly ready: boolean; readonly reason: string; readonly message: string };
+  /** The generation's handler processes are ready. While false an older package may still answer. */
+  readonly handler: { readonly ready: boolean; readonly reason: string; readonly message: string };
+  readonly triggers: readonly {
+    readonly name: string;
+    readonly ready: boolean;
+    readonly reason: string;
+    readonly message: string;
+  }[];
+  readonly inFlight: number;
+}
+
+export type HostStatusLine =
+  { function: HostFunctionStatus } | { removed: { namespace: string; name: string } };
+
+export async function readRuntimeConfig(path: string): Promise<RuntimeConfig> {
+  return JSON.parse(await readFile(path, 'utf8')) as RuntimeConfig;
+}

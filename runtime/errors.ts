@@ -1,0 +1,213 @@
+/**
+ * Every error code: its text, whose fault it is, and whether trying again can help.
+ * docs/reference/errors.md is checked against this table.
+ */
+
+export interface ErrorCode {
+  /** `yours`: the function's author can fix it; `ours`: the site's operator can. */
+  readonly whose: 'yours' | 'ours';
+  readonly retryable: boolean;
+  /** What it means and what to do, as the docs print it. */
+  readonly text: string;
+}
+
+export const errorCodes = {
+  // The handler (Lambda's names where Lambda has one)
+  'Runtime.ImportModuleError': {
+    whose: 'yours',
+    retryable: false,
+    text: 'The handler module, or something it imports, could not be loaded. The message names the module.',
+  },
+  'Runtime.HandlerNotFound': {
+    whose: 'yours',
+    retryable: false,
+    text: 'The module exists, but does not export a function of the name that spec.handler gives.',
+  },
+  'Runtime.UserCodeSyntaxError': {
+    whose: 'yours',
+    retryable: false,
+    text: 'The handler module is not valid JavaScript.',
+  },
+  'Runtime.MalformedHandlerName': {
+    whose: 'yours',
+    retryable: false,
+    text: 'spec.handler must be <file without extension>.<export>, such as index.handler.',
+  },
+  'Runtime.UnhandledPromiseRejection': {
+    whose: 'yours',
+    retryable: true,
+    text: 'A promise was rejected and nothing handled it. The process was replaced.',
+  },
+  'Runtime.ExitError': {
+    whose: 'yours',
+    retryable: true,
+    text: 'The handler process ended during an invocation (process.exit, a signal, a native crash).',
+  },
+  'Runtime.OutOfMemory': {
+    whose: 'yours',
+    retryable: true,
+    text: 'The handler process needed more than spec.memory.',
+  },
+  'Runtime.InitTimeout': {
+    whose: 'yours',
+    retryable: true,
+    text: 'Importing the handler module took longer than allowed.',
+  },
+  'Runtime.InvalidResponse': {
+    whose: 'yours',
+    retryable: false,
+    text: 'The returned value cannot be encoded: a BigInt, a circular structure, or more than the limit.',
+  },
+  'Runtime.InvalidEvent': {
+    whose: 'yours',
+    retryable: false,
+    text: 'The event could not be decoded as the trigger declares (encoding: json | text | binary).',
+  },
+  'Sandbox.Timedout': {
+    whose: 'yours',
+    retryable: true,
+    text: 'The invocation took longer than spec.timeoutSeconds.',
+  },
+  'Runtime.StartError': {
+    whose: 'ours',
+    retryable: true,
+    text: 'The handler process could not be started (missing Node version, limits of the machine).',
+  },
+  'Runtime.Drained': {
+    whose: 'ours',
+    retryable: true,
+    text: 'The process was stopped before or while this event ran; the event was handed back.',
+  },
+  // Packages
+  NoPackage: { whose: 'yours', retryable: false, text: 'spec.package is not set yet: run "faas deploy".' },
+  PackageNotFound: { whose: 'yours', retryable: true, text: 'The store has no object at spec.package.uri.' },
+  PackageForbidden: { whose: 'ours', retryable: true, text: 'The store refused access to the package.' },
+  PackageUnavailable: {
+    whose: 'ours',
+    retryable: true,
+    text: 'The package store could not be reached; it is tried again with backoff.',
+  },
+  PackageDigestMismatch: {
+    whose: 'yours',
+    retryable: false,
+    text: 'The bytes at spec.package.uri do not have the digest spec.package.sha256.',
+  },
+  PackageInvalid: {
+    whose: 'yours',
+    retryable: false,
+    text: 'The package is not a readable tar.gz, leaves its folder, holds links or special files that are not allowed, or is too big.',
+  },
+  // Triggers
+  Connecting: { whose: 'ours', retryable: true, text: 'The broker has not answered yet.' },
+  NatsUnavailable: {
+    whose: 'ours',
+    retryable: true,
+    text: 'NATS cannot be reached; the connection is tried again for ever.',
+  },
+  JetStreamUnavailable: {
+    whose: 'ours',
+    retryable: true,
+    text: 'The NATS server has no JetStream, or it does not answer.',
+  },
+  StreamNotFound: {
+    whose: 'yours',
+    retryable: true,
+    text: 'The stream of a jetstream trigger does not exist.',
+  },
+  MqttUnavailable: {
+    whose: 'ours',
+    retryable: true,
+    text: 'The MQTT broker cannot be reached; the connection is tried again for ever.',
+  },
+  SubscriptionRefused: {
+    whose: 'ours',
+    retryable: true,
+    text: 'The broker refused the subscription (permissions, or a pattern it does not take).',
+  },
+  RouteTaken: {
+    whose: 'yours',
+    retryable: true,
+    text: 'An older Function serves this path and method already.',
+  },
+  // Doors
+  InvalidRequest: {
+    whose: 'yours',
+    retryable: false,
+    text: 'The request cannot be understood; the message says what was wrong with which value.',
+  },
+  FunctionNotFound: {
+    whose: 'yours',
+    retryable: false,
+    text: 'There is no Function of that name in the namespace.',
+  },
+  FunctionNotReady: {
+    whose: 'ours',
+    retryable: true,
+    text: 'The function has no running process at the moment; its conditions say why.',
+  },
+  TooManyRequests: { whose: 'ours', retryable: true, text: 'All slots are busy and the queue is full.' },
+  TooLarge: { whose: 'yours', retryable: false, text: 'The payload is bigger than allowed.' },
+  InboxUnavailable: {
+    whose: 'ours',
+    retryable: true,
+    text: 'JetStream cannot take the event now, so it was not accepted.',
+  },
+  InboxFull: { whose: 'ours', retryable: true, text: 'The share of this function in the inbox is used up.' },
+  NotAllowed: {
+    whose: 'yours',
+    retryable: false,
+    text: 'spec.permissions, or a reserved name, forbids this call.',
+  },
+  // Delivery
+  Interrupted: {
+    whose: 'ours',
+    retryable: false,
+    text: 'With maxAttempts 1 the event had been handed to a handler when the host ended; it is not handed out again.',
+  },
+  Recursion: {
+    whose: 'yours',
+    retryable: false,
+    text: 'A chain of functions came back 16 times and was stopped; spec.recursion: Allow permits it.',
+  },
+  Overflow: {
+    whose: 'ours',
+    retryable: false,
+    text: 'The bounded buffer of a source that cannot wait was full; the event was dropped and counted.',
+  },
+} as const satisfies Record<string, ErrorCode>;
+
+export type Code = keyof typeof errorCodes;
+
+/**
+ * An error as data: it crosses process borders. `code` is one of `errorCodes`, or the name of what the
+ * handler threw (Lambda's `errorType`).
+ */
+export interface Fault {
+  readonly code: string;
+  readonly message: string;
+  readonly stack?: readonly string[];
+}
+
+/** An error of ours, with its code and the values it is about. Foreign errors become one at the boundary. */
+export class AtollError extends Error {
+  readonly code: Code;
+
+  constructor(code: Code, message: string, options?: { cause?: unknown }) {
+    super(message, options);
+    this.name = code;
+    this.code = code;
+  }
+
+  get retryable(): boolean {
+    return errorCodes[this.code].retryable;
+  }
+}
+
+/** Any thrown value as data; a non-Error keeps its printed form. */
+export function faultOf(thrown: unknown): Fault {
+  if (thrown instanceof AtollError) return { code: thrown.code, message: thrown.message };
+  if (thrown instanceof Error) {
+    return { code: thrown.name, message: thrown.message, stack: (thrown.stack ?? '').split('\n') };
+  }
+  return { code: 'Error', message: String(thrown) };
+}

@@ -1,0 +1,49 @@
+/** The one place where retry, reject and dead letter are chosen. Pure. */
+import type { RetryPolicy } from '../crds/function.ts';
+import type { Delivery, InvocationReport, Outcome, Settlement } from './event.ts';
+
+/**
+ * What becomes of a delivery whose invocation ended so. `random` is in [0, 1): full jitter over the
+ * exponential backoff. `now` is ms since the epoch.
+ */
+export function decide(
+  outcome: Outcome,
+  delivery: Pick<Delivery, 'event' | 'replies' | 'redeliverable'>,
+  retry: RetryPolicy,
+  now: number,
+  random: number,
+): Settlement {
+  const { event } = delivery;
+  const told: { report: InvocationReport; tail?: string } = { report: outcome.report };
+  if (outcome.tail !== undefined) told.tail = outcome.tail;
+  if (outcome.kind === 'returned') return { kind: 'done', result: outcome.result, ...told };
+  if (delivery.replies || !delivery.redeliverable) {
+    return { kind: 'failed', fault: outcome.fault, reason: 'RetriesExhausted', ...told };
+  }
+  // Not this event's failure: it goes back as it came, and no attempt is used up.
+  if (outcome.kind === 'returnedUnrun') return { kind: 'retry', delayMs: 0, failed: false };
+  if (outcome.kind === 'crashed' && outcome.suspects === 0) {
+    return { kind: 'retry', delayMs: retry.minBackoffMs, failed: false };
+  }
+  if (outcome.kind === 'threw' && outcome.fault.code === 'Runtime.InvalidEvent') {
+    return { kind: 'failed', fault: outcome.fault, reason: 'Undecodable', ...told };
+  }
+  if (outcome.kind === 'threw' && !outcome.retryable) {
+    return { kind: 'failed', fault: outcome.fault, reason: 'Refused', ...told };
+  }
+  if (event.attempt >= retry.maxAttempts) {
+    return { kind: 'failed', fault: outcome.fault, reason: 'RetriesExhausted', ...told };
+  }
+  const delayMs = backoffMs(event.attempt, retry, random);
+  if (now + delayMs - event.time > retry.maxAgeSeconds * 1000) {
+    return { kind: 'failed', fault: outcome.fault, reason: 'EventAgeExceeded', ...told };
+  }
+  return { kind: 'retry', delayMs, failed: true };
+}
+
+/** Exponential with full jitter, never under a tenth of the step so that a retry is never immediate. */
+export function backoffMs(attempt: number, retry: RetryPolicy, random: number): number {
+  const ceiling = Math.max(retry.minBackoffMs, retry.maxBackoffMs);
+  const step = Math.min(ceiling, retry.minBackoffMs * 2 ** Math.min(30, attempt - 1));
+  return Math.max(1, Math.round(step * (0.1 + 0.9 * random)));
+}
