@@ -1,0 +1,137 @@
+/** Every program from outside that Atoll runs, with the version that is installed when the machine has none. */
+
+interface Described {
+  readonly version: string;
+  /** Completes the sentence "needed for …". */
+  readonly purpose: string;
+  readonly binary: string;
+  /** Seconds an installation took on two busy cores, so that whoever waits knows how long. */
+  readonly usualSeconds: number;
+  /** Which copies on PATH will do. A copy whose answer does not match `pattern` is passed over. */
+  readonly accepted: {
+    readonly versionArguments: readonly string[];
+    readonly pattern: RegExp;
+    readonly atLeast: string;
+  };
+}
+
+/** Go checks what it downloads against its checksum database, so the version is the whole pin. */
+export interface GoTool extends Described {
+  readonly kind: 'go';
+  readonly package: string;
+}
+
+/** Every file pip may download is pinned by hash in `requirements`, a file beside this one. */
+export interface PypiTool extends Described {
+  readonly kind: 'pypi';
+  readonly requirements: string;
+  /** What `python -m` runs. */
+  readonly module: string;
+}
+
+/** Debian serves one version per release and signs it: `version` says which one was tried, not which one is got. */
+export interface DebianTool extends Described {
+  readonly kind: 'debian';
+  readonly packages: readonly string[];
+}
+
+export type Tool = GoTool | PypiTool | DebianTool;
+
+const mosquitto = {
+  version: '2.0.11',
+  kind: 'debian',
+  packages: ['mosquitto', 'mosquitto-clients'],
+  usualSeconds: 15,
+} as const;
+
+export const tools = {
+  'nats-server': {
+    version: '2.15.2',
+    kind: 'go',
+    package: 'github.com/nats-io/nats-server/v2',
+    purpose: 'NATS, JetStream and MQTT 3.1.1: every site has one',
+    binary: 'nats-server',
+    usualSeconds: 45,
+    accepted: {
+      versionArguments: ['--version'],
+      pattern: /nats-server: v(\d+\.\d+\.\d+)/,
+      atLeast: '2.15.0',
+    },
+  },
+  versitygw: {
+    version: '1.8.0',
+    kind: 'go',
+    package: 'github.com/versity/versitygw/cmd/versitygw',
+    purpose: 'the S3 store we recommend; tests and examples',
+    binary: 'versitygw',
+    usualSeconds: 140,
+    accepted: { versionArguments: ['--version'], pattern: /Version\s*: v?(\d+\.\d+\.\d+)/, atLeast: '1.8.0' },
+  },
+  minio: {
+    version: '0.0.0-20260212201848-7aac2a2c5b7c',
+    kind: 'go',
+    package: 'github.com/minio/minio',
+    purpose: 'the S3 store we stay compatible with; tests',
+    binary: 'minio',
+    usualSeconds: 330,
+    // A MinIO that was built with `go install` tells no version: only releases are known by their date.
+    accepted: {
+      versionArguments: ['--version'],
+      pattern: /RELEASE\.(\d{4}-\d{2}-\d{2})T/,
+      atLeast: '2025-09-07',
+    },
+  },
+  awscli: {
+    version: '1.46.2',
+    kind: 'pypi',
+    requirements: 'awscli.txt',
+    module: 'awscli',
+    purpose: 'proof that AWS’s own client can talk to the gateway; tests',
+    binary: 'aws',
+    usualSeconds: 15,
+    accepted: { versionArguments: ['--version'], pattern: /aws-cli\/(\d+\.\d+\.\d+)/, atLeast: '1.40.0' },
+  },
+  mosquitto: {
+    ...mosquitto,
+    purpose: 'an MQTT 5 broker; tests',
+    binary: 'mosquitto',
+    accepted: { versionArguments: ['-h'], pattern: /mosquitto version (\d+\.\d+\.\d+)/, atLeast: '2.0.0' },
+  },
+  mosquitto_pub: {
+    ...mosquitto,
+    purpose: 'an MQTT client that is not ours; tests',
+    binary: 'mosquitto_pub',
+    accepted: { versionArguments: ['--version'], pattern: /version (\d+\.\d+\.\d+)/, atLeast: '2.0.0' },
+  },
+  mosquitto_sub: {
+    ...mosquitto,
+    purpose: 'an MQTT client that is not ours; tests',
+    binary: 'mosquitto_sub',
+    accepted: { versionArguments: ['--version'], pattern: /version (\d+\.\d+\.\d+)/, atLeast: '2.0.0' },
+  },
+} as const satisfies Record<string, Tool>;
+
+export type ToolName = keyof typeof tools;
+
+export function isToolName(name: string): name is ToolName {
+  return Object.hasOwn(tools, name);
+}
+
+/** The version a program told, or undefined when its answer has none that we can read. */
+export function parseVersion(tool: Tool, answer: string): string | undefined {
+  return tool.accepted.pattern.exec(answer)?.[1];
+}
+
+export function isAcceptable(tool: Tool, version: string): boolean {
+  return compareVersions(version, tool.accepted.atLeast) >= 0;
+}
+
+/** Compares number by number, so that 2.9 comes before 2.15; a date compares like a version. */
+function compareVersions(left: string, right: string): number {
+  const [a, b] = [left, right].map((version) => version.split(/[.-]/).map(Number)) as [number[], number[]];
+  for (let i = 0; i < Math.max(a.length, b.length); i++) {
+    const difference = (a[i] ?? 0) - (b[i] ?? 0);
+    if (difference !== 0) return difference;
+  }
+  return 0;
+}
