@@ -78,6 +78,11 @@ export const errorCodes = {
     retryable: true,
     text: 'The process was stopped before or while this event ran; the event was handed back.',
   },
+  ProcessFailed: {
+    whose: 'ours',
+    retryable: true,
+    text: 'A program that the site runs for itself ended or did not become ready; it is started again with backoff.',
+  },
   // Packages
   NoPackage: { whose: 'yours', retryable: false, text: 'spec.package is not set yet: run "faas deploy".' },
   PackageNotFound: { whose: 'yours', retryable: true, text: 'The store has no object at spec.package.uri.' },
