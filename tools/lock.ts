@@ -89,7 +89,7 @@ async function setAside(file: string, to: string): Promise<void> {
 }
 
 /** One word. Undefined when there is no such process, or only its remains that nobody has collected yet. */
-function startTimeOf(pid: number): string | undefined {
+export function startTimeOf(pid: number): string | undefined {
   try {
     if (process.platform !== 'linux') {
       const started = execFileSync('ps', ['-o', 'lstart=', '-p', String(pid)], { encoding: 'utf8' });

@@ -1,0 +1,190 @@
+import { spawn } from 'node:child_process';
+import { diesWithUs } from '../../tools/command.ts';
+import { closeLater } from './closing.ts';
+import type { Closing } from './closing.ts';
+
+export interface Exit {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+}
+
+/** Rejects a wait for a process that ended, or did not do in time what was waited for; tells what it wrote. */
+export class ProcessError extends Error {
+  readonly output: string;
+
+  constructor(name: string, what: string, output: string) {
+    super(`${name} ${what}. It wrote:\n${output.trimEnd() || '(nothing)'}`);
+    this.name = 'ProcessError';
+    this.output = output;
+  }
+}
+
+export interface RunningProcess {
+  readonly pid: number;
+  readonly running: boolean;
+  /** Resolves, never rejects, when the process has ended and its output is complete. */
+  readonly exited: Promise<Exit>;
+  /** What it wrote so far, both outputs as they came. */
+  output(): string;
+  stdout(): string;
+  stderr(): string;
+  /** The first line that matches, also one that was written before. */
+  line(pattern: RegExp, timeoutMs?: number): Promise<string>;
+  /** Tries again and again until `check` gives something; a check that throws has to be tried again. */
+  until<T>(what: string, check: () => Promise<T | undefined>, timeoutMs?: number): Promise<T>;
+  /** To the process and all that it started. */
+  signal(name: NodeJS.Signals): void;
+  /** Asks it to end, kills it when the grace is over. */
+  stop(): Promise<Exit>;
+  kill(signal?: NodeJS.Signals): Promise<Exit>;
+}
+
+export interface ProcessOptions {
+  /** How messages call it; by default the command. */
+  name?: string;
+  env?: Readonly<Record<string, string | undefined>>;
+  cwd?: string;
+  graceMs?: number;
+  closing?: Closing | undefined;
+}
+
+/** Generous: on a busy machine a server that is up in 0.2 s can take seconds. */
+export const startMs = 30_000;
+const defaultGraceMs = 5_000;
+const pollMs = 10;
+const keptOutput = 1024 * 1024;
+
+/**
+ * Starts a process that cannot outlive us: it is stopped with its test or file, killed when this process exits, and
+ * killed by the kernel when this process is killed (where setpriv exists).
+ */
+export async function startProcess(
+  command: string,
+  args: readonly string[] = [],
+  options: ProcessOptions = {},
+): Promise<RunningProcess> {
+  const { name = command, env = process.env, cwd, graceMs = defaultGraceMs } = options;
+  const { file, args: all } = diesWithUs(command, args, env);
+  // A group of its own, so that Ctrl-C in the terminal does not take a server away before its clients are closed.
+  const child = spawn(file, all, { env, cwd, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
+
+  let [output, stdout, stderr] = ['', '', ''];
+  const listeners = new Set<() => void>();
+  const kept = (text: string, chunk: string): string => (text + chunk).slice(-keptOutput);
+  const heard = (chunk: string): void => {
+    output = kept(output, chunk);
+    for (const listener of listeners) listener();
+  };
+  child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
+    stdout = kept(stdout, chunk);
+    heard(chunk);
+  });
+  child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
+    stderr = kept(stderr, chunk);
+    heard(chunk);
+  });
+
+  let running = true;
+  const exited = new Promise<Exit>((resolve) => {
+    child.once('exit', () => (running = false));
+    child.once('close', (code, signal) => resolve({ code, signal }));
+  });
+  await new Promise<void>((resolve, reject) => {
+    child.once('spawn', resolve);
+    child.once('error', (error) =>
+      reject(new ProcessError(name, `could not be started: ${error.message}`, '')),
+    );
+  });
+  // 'spawn' was emitted, so there is a pid.
+  const pid = child.pid as number;
+
+  const signal = (which: NodeJS.Signals): void => {
+    if (running) process.kill(-pid, which);
+  };
+  const killWithUs = (): void => signal('SIGKILL');
+  process.on('exit', killWithUs);
+  void exited.then(() => process.off('exit', killWithUs));
+
+  const endedEarly = async (what: string): Promise<never> => {
+    const { code, signal: by } = await exited;
+    throw new ProcessError(name, `ended (${by ?? `exit code ${code}`}) before ${what}`, output);
+  };
+
+  const line: RunningProcess['line'] = async (pattern, timeoutMs = startMs) => {
+    const what = `it wrote a line like ${pattern}`;
+    const match = (): string | undefined => output.split('\n').find((text) => pattern.test(text));
+    const found = Promise.withResolvers<string>();
+    const listen = (): void => {
+      const text = match();
+      if (text !== undefined) found.resolve(text);
+    };
+    listeners.add(listen);
+    listen();
+    const timer = setTimeout(() => {
+      found.reject(
+        new ProcessError(name, `was still running ${timeoutMs} ms later, but not so that ${what}`, output),
+      );
+    }, timeoutMs);
+    try {
+      return await Promise.race([found.promise, endedEarly(what)]);
+    } finally {
+      clearTimeout(timer);
+      listeners.delete(listen);
+    }
+  };
+
+  const until: RunningProcess['until'] = async (what, check, timeoutMs = startMs) => {
+    const deadline = Date.now() + timeoutMs;
+    let failure: unknown;
+    for (;;) {
+      if (!running) return endedEarly(what);
+      try {
+        const value = await check();
+        if (value !== undefined) return value;
+      } catch (error) {
+        failure = error;
+      }
+      if (Date.now() > deadline) {
+        const last = failure === undefined ? '' : ` (last: ${String(failure)})`;
+        throw new ProcessError(
+          name,
+          `was still running after ${timeoutMs} ms, but not so that ${what}${last}`,
+          output,
+        );
+      }
+      await new Promise((resolve) => setTimeout(resolve, pollMs));
+    }
+  };
+
+  const kill = (which: NodeJS.Signals = 'SIGKILL'): Promise<Exit> => {
+    signal(which);
+    return exited;
+  };
+
+  const stop = async (): Promise<Exit> => {
+    signal('SIGTERM');
+    // A paused process would act on it only once it goes on.
+    signal('SIGCONT');
+    const timer = setTimeout(() => signal('SIGKILL'), graceMs);
+    const exit = await exited;
+    clearTimeout(timer);
+    return exit;
+  };
+  closeLater(async () => void (await stop()), options.closing);
+
+  return {
+    pid,
+    get running() {
+      return running;
+    },
+    exited,
+    output: () => output,
+    stdout: () => stdout,
+    stderr: () => stderr,
+    line,
+    until,
+    signal,
+    stop,
+    kill,
+  };
+}
