@@ -135,6 +135,11 @@ export const errorCodes = {
     text: 'An older Function serves this path and method already.',
   },
   // Doors
+  Internal: {
+    whose: 'ours',
+    retryable: true,
+    text: 'Something failed that should not; the log of the host or of the site has the details.',
+  },
   InvalidRequest: {
     whose: 'yours',
     retryable: false,

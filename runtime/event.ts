@@ -40,6 +40,8 @@ export interface Delivery {
   extend?(): void;
   /** Aborted when the caller went away; absent where nobody waits. */
   readonly signal?: AbortSignal;
+  /** Must not reach the handler (Poison, Interrupted, EventAgeExceeded): the host dead-letters it at once. */
+  readonly refuse?: { readonly reason: DeadLetterReason; readonly fault: Fault };
   /** A caller that wants the invocation's last log lines (`X-Amz-Log-Type: Tail`). */
   readonly tail?: boolean;
 }

@@ -1,0 +1,398 @@
+/**
+ * One function in the host, from its first package to its removal: fetch, start, swap, close.
+ * A new version is ready before the old one is drained; one that fails leaves the old one answering.
+ */
+import { readFile } from 'node:fs/promises';
+import { memoryBytes, sourceOf, type FunctionSpec, type TriggerSpec } from '../crds/function.ts';
+import type { NatsLink } from './clients/nats.ts';
+import type { FunctionConfig, HostFunctionStatus, MqttSettings } from './config.ts';
+import type { DeadLetters } from './dead-letters.ts';
+import { AtollError, faultOf } from './errors.ts';
+import { openFlow, type Flow } from './host.ts';
+import { openInboxTrigger, type Inbox } from './inbox.ts';
+import type { Invoker } from './invoker/invoker.ts';
+import { openPool } from './invoker/pool.ts';
+import type { Log, LogRecord } from './log.ts';
+import type { FunctionMetrics } from './metrics.ts';
+import type { Packages } from './package/fetch.ts';
+import type { Server } from './server.ts';
+import { triggers } from './triggers/index.ts';
+import { invokeTriggerName, openInvoke } from './triggers/invoke.ts';
+import type { Trigger, TriggerContext, TriggerState } from './triggers/trigger.ts';
+
+/** What a drained version may take beyond the function's timeout before it is killed. */
+export const drainGraceMs = 5_000;
+
+/** Waits between attempts to fetch a package or start a process that may succeed later. */
+const retryFloorMs = 500;
+const retryCeilingMs = 30_000;
+
+/** The function's end of the inbox; its events carry their own trigger's name. No manifest can use this one. */
+const inboxPump = '$inbox';
+
+export interface FunctionParts {
+  readonly site: string;
+  readonly packages: Packages;
+  readonly nats?: NatsLink;
+  readonly mqtt?: MqttSettings;
+  readonly inbox?: Inbox;
+  readonly deadLetters?: DeadLetters;
+  readonly server: Server;
+  readonly metrics: FunctionMetrics;
+  readonly log: Log;
+  changed(status: HostFunctionStatus): void;
+}
+
+export interface RunningFunction {
+  /** The function is to become this. Returns at once; the status tells how it goes. */
+  update(config: FunctionConfig): void;
+  /** Takes nothing new, lets what runs end, stops everything. */
+  close(): Promise<void>;
+}
+
+interface Version {
+  readonly config: FunctionConfig;
+  readonly sha256: string;
+  readonly invoker: Invoker;
+}
+
+interface OpenTriggerEntry {
+  /** What it was opened with: a trigger is opened anew only when this changes. */
+  readonly made: string;
+  readonly trigger: Trigger;
+  readonly done: Promise<void>;
+  state: TriggerState;
+}
+
+export function openFunction(first: FunctionConfig, parts: FunctionParts): RunningFunction {
+  const { namespace, name, uid } = first;
+  const ref = { namespace, name, uid };
+  const log = parts.log.child({ namespace, function: name });
+  const flow: Flow = openFlow({
+    function: ref,
+    metrics: parts.metrics,
+    log,
+    ...(parts.deadLetters && { deadLetters: parts.deadLetters }),
+  });
+  const opened = new Map<string, OpenTriggerEntry>();
+  const draining = new Set<Promise<void>>();
+  let wanted = first;
+  let running: Version | undefined;
+  let packageState: TriggerState = { ready: false, reason: 'Fetching', message: 'fetching the package' };
+  let handlerState: TriggerState = { ready: false, reason: 'Starting', message: 'waiting for the package' };
+  let attempt = new AbortController();
+  let closing = false;
+  let converging: Promise<void> | undefined;
+
+  function publish(): void {
+    if (closing) return;
+    parts.changed({
+      namespace,
+      name,
+      uid,
+      generation: wanted.generation,
+      ...(running && { packageSha256: running.sha256 }),
+      package: packageState,
+      handler: handlerState,
+      triggers: wanted.spec.triggers.map(({ name: trigger }) => ({
+        name: trigger,
+        ...(opened.get(trigger)?.state ?? {
+          ready: false,
+          reason: 'NotOpened',
+          message: 'opened when the handler is ready',
+        }),
+      })),
+      inFlight: flow.inFlight,
+    });
+  }
+
+  /** Works until what runs is what is wanted; started anew by update(). */
+  async function converge(): Promise<void> {
+    for (let failures = 0; !closing;) {
+      const config = wanted;
+      attempt = new AbortController();
+      try {
+        await become(config, attempt.signal);
+        failures = 0;
+        if (wanted === config) return;
+      } catch (error) {
+        if (closing || wanted !== config) {
+          failures = 0;
+          continue;
+        }
+        publish();
+        if (error instanceof AtollError && !error.retryable) return;
+        const ceiling = Math.min(retryCeilingMs, retryFloorMs * 2 ** failures++);
+        await pause(ceiling * (0.5 + Math.random() / 2), attempt.signal);
+      }
+    }
+  }
+
+  async function become(config: FunctionConfig, signal: AbortSignal): Promise<void> {
+    const { spec } = config;
+    if (!spec.package) {
+      packageState = {
+        ready: false,
+        reason: 'NoPackage',
+        message: 'spec.package is not set yet: run "faas deploy"',
+      };
+      throw new AtollError('NoPackage', packageState.message);
+    }
+    packageState = { ready: false, reason: 'Fetching', message: 'fetching the package' };
+    publish();
+    let fetched: { root: string; sha256: string };
+    try {
+      fetched = await parts.packages.fetch(spec.package, spec.handler, signal);
+    } catch (error) {
+      const fault = faultOf(error);
+      packageState = { ready: false, reason: fault.code, message: fault.message };
+      throw error;
+    }
+    packageState = { ready: true, reason: 'Ready', message: `package ${fetched.sha256.slice(0, 12)}` };
+    if (running && invokerKey(running.config, running.sha256) === invokerKey(config, fetched.sha256)) {
+      running = { ...running, config };
+      flow.use(running.invoker, spec);
+      handlerState = running.invoker.state;
+    } else {
+      await swap(config, fetched, signal);
+    }
+    await openTriggers(spec);
+    publish();
+  }
+
+  async function swap(
+    config: FunctionConfig,
+    fetched: { root: string; sha256: string },
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { spec } = config;
+    handlerState = { ready: false, reason: 'Starting', message: 'starting the handler process' };
+    publish();
+    const invoker = await start(config, fetched, signal).catch((error: unknown) => {
+      const fault = faultOf(error);
+      handlerState = { ready: false, reason: fault.code, message: fault.message };
+      throw error;
+    });
+    const old = running;
+    running = { config, sha256: fetched.sha256, invoker };
+    handlerState = invoker.state;
+    invoker.onState((state) => {
+      if (running?.invoker !== invoker) return;
+      handlerState = state;
+      publish();
+    });
+    flow.use(invoker, spec);
+    log.info(
+      { source: 'platform', packageSha256: fetched.sha256, generation: config.generation },
+      'version in service',
+    );
+    if (old) retire(old);
+  }
+
+  async function start(
+    config: FunctionConfig,
+    fetched: { root: string; sha256: string },
+    signal: AbortSignal,
+  ): Promise<Invoker> {
+    const { spec } = config;
+    const invoker = openPool({
+      function: { namespace, name },
+      version: fetched.sha256,
+      runtime: spec.runtime,
+      handler: spec.handler,
+      root: fetched.root,
+      env: await environment(config),
+      timeoutMs: spec.timeoutSeconds * 1000,
+      memoryBytes: memoryBytes(spec.memory),
+      concurrency: spec.concurrency,
+      processes: spec.processes,
+      spareProcesses: spec.spareProcesses,
+      log: (record) => write(log, record),
+      metrics: {
+        restarted: (reason) => parts.metrics.restarted(reason),
+        memory: (bytes) => parts.metrics.memory(bytes),
+      },
+    });
+    try {
+      await invoker.start();
+      signal.throwIfAborted();
+      return invoker;
+    } catch (error) {
+      await invoker.drain(0);
+      throw error;
+    }
+  }
+
+  function retire(version: Version): void {
+    const drained = version.invoker.drain(
+      Date.now() + version.config.spec.timeoutSeconds * 1000 + drainGraceMs,
+    );
+    draining.add(drained);
+    void drained.finally(() => draining.delete(drained));
+  }
+
+  async function openTriggers(spec: FunctionSpec): Promise<void> {
+    const specs = new Map<
+      string,
+      { made: string; open: (context: TriggerContext) => Trigger; spec?: TriggerSpec }
+    >();
+    const shared = JSON.stringify([spec.timeoutSeconds, spec.retry]);
+    specs.set(invokeTriggerName, { made: shared, open: openInvoke });
+    if (parts.inbox) specs.set(inboxPump, { made: shared, open: openInboxTrigger });
+    for (const trigger of spec.triggers) {
+      specs.set(trigger.name, {
+        made: `${shared}${JSON.stringify(trigger)}`,
+        open: (context) => openOf(trigger, context),
+        spec: trigger,
+      });
+    }
+    // Closed first: a session or a path may be wanted by the one that takes its place.
+    await Promise.all(
+      [...opened].map(async ([key, entry]) => {
+        if (specs.get(key)?.made === entry.made) return;
+        await closeTrigger(key, entry);
+      }),
+    );
+    for (const [key, { made, open, spec: trigger }] of specs) {
+      if (opened.has(key) || closing) continue;
+      opened.set(key, openEntry(key, made, open, spec, trigger));
+    }
+  }
+
+  function openEntry(
+    shown: string,
+    made: string,
+    open: (context: TriggerContext) => Trigger,
+    spec: FunctionSpec,
+    trigger: TriggerSpec | undefined,
+  ): OpenTriggerEntry {
+    let entry: OpenTriggerEntry | undefined;
+    let state: TriggerState = { ready: false, reason: 'Connecting', message: 'opening' };
+    const context: TriggerContext = {
+      site: parts.site,
+      function: ref,
+      name: shown,
+      encoding: trigger?.encoding ?? 'json',
+      retry: spec.retry,
+      timeoutSeconds: spec.timeoutSeconds,
+      capacity: spec.processes * spec.concurrency,
+      ...(parts.nats && { nats: parts.nats }),
+      ...(parts.mqtt && { mqtt: parts.mqtt }),
+      ...(parts.inbox && { inbox: parts.inbox }),
+      server: parts.server,
+      log: log.child({ trigger: shown, source: 'platform' }),
+      report(next) {
+        state = next;
+        if (entry) entry.state = next;
+        if (!trigger) return;
+        parts.metrics.connected(shown, next.ready);
+        publish();
+      },
+      dropped(subject) {
+        parts.metrics.deadLettered(shown, 'Overflow');
+        log.error(
+          { trigger: shown, source: 'platform', subject, reason: 'Overflow' },
+          'buffer full: event dropped',
+        );
+      },
+      async deadLetter(event, fault, reason) {
+        if (!parts.deadLetters)
+          throw new AtollError('InboxUnavailable', 'without NATS there are no dead letters');
+        await parts.deadLetters.put(ref, event, fault, reason);
+        parts.metrics.deadLettered(shown, reason);
+      },
+    };
+    const handle = open(context);
+    const batch = trigger?.jetstream && trigger.jetstream.batchSize > 1 ? trigger.jetstream : undefined;
+    const done = flow
+      .pump(shown, handle, batch && { size: batch.batchSize, windowMs: batch.batchWindowMs })
+      .catch((error: unknown) => log.error({ err: error, trigger: shown }, 'trigger failed'));
+    if (handle.lag) parts.metrics.lagOf(shown, () => handle.lag?.() ?? Promise.reject(new Error('closed')));
+    entry = { made, trigger: handle, done, state };
+    return entry;
+  }
+
+  async function closeTrigger(shown: string, entry: OpenTriggerEntry): Promise<void> {
+    opened.delete(shown);
+    parts.metrics.forgetTrigger(shown);
+    await entry.trigger
+      .close()
+      .catch((error: unknown) => log.error({ err: error, trigger: shown }, 'closing a trigger failed'));
+  }
+
+  function kick(): void {
+    converging ??= converge().finally(() => {
+      converging = undefined;
+    });
+  }
+
+  kick();
+  return {
+    update(config) {
+      if (JSON.stringify(config) === JSON.stringify(wanted)) return;
+      wanted = config;
+      attempt.abort();
+      if (converging) void converging.then(kick);
+      else kick();
+    },
+    async close() {
+      closing = true;
+      attempt.abort();
+      const deadline = Date.now() + wanted.spec.timeoutSeconds * 1000 + drainGraceMs;
+      const entries = [...opened];
+      await Promise.all(entries.map(([shown, entry]) => closeTrigger(shown, entry)));
+      await Promise.race([Promise.all(entries.map(([, entry]) => entry.done)), pauseUntil(deadline)]);
+      await converging;
+      await Promise.all([running?.invoker.drain(deadline), ...draining]);
+      parts.metrics.forget();
+    },
+  };
+}
+
+function openOf(trigger: TriggerSpec, context: TriggerContext): Trigger {
+  const { kind, source } = sourceOf(trigger);
+  const open = triggers[kind] as (source: unknown, context: TriggerContext) => Trigger;
+  return open(source, context);
+}
+
+/** Two configs with one key run in the same processes: only triggers, retry and the like differ. */
+function invokerKey({ spec, env }: FunctionConfig, sha256: string): string {
+  const { runtime, handler, timeoutSeconds, memory, concurrency, processes, spareProcesses } = spec;
+  return JSON.stringify([
+    sha256,
+    runtime,
+    handler,
+    timeoutSeconds,
+    memory,
+    concurrency,
+    processes,
+    spareProcesses,
+    env,
+  ]);
+}
+
+async function environment(config: FunctionConfig): Promise<Record<string, string>> {
+  const entries = await Promise.all(
+    config.env.map(
+      async (one) => [one.name, 'file' in one ? await readFile(one.file, 'utf8') : one.value] as const,
+    ),
+  );
+  return Object.fromEntries(entries);
+}
+
+function write(log: Log, { level, message, time: _time, ...fields }: LogRecord): void {
+  const method = level.toLowerCase() as 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal';
+  log[method](fields, message);
+}
+
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) return resolve();
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true });
+  });
+}
+
+function pauseUntil(deadline: number): Promise<void> {
+  return new Promise((resolve) => void setTimeout(resolve, Math.max(0, deadline - Date.now())).unref());
+}

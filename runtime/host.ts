@@ -1,0 +1,331 @@
+/**
+ * The event flow: pull deliveries, invoke, decide, dead-letter, settle. One per function; it outlives the
+ * function's versions, so a hot swap only exchanges the invoker.
+ */
+import { randomUUID } from 'node:crypto';
+import type { FunctionSpec } from '../crds/function.ts';
+import type { DeadLetters } from './dead-letters.ts';
+import type { DeadLetterReason, Delivery, InvocationReport, Outcome, Settlement } from './event.ts';
+import type { Fault } from './errors.ts';
+import type { Invoker } from './invoker/invoker.ts';
+import type { Log } from './log.ts';
+import type { FunctionMetrics } from './metrics.ts';
+import { decide } from './settle.ts';
+import type { FunctionRef, Trigger } from './triggers/trigger.ts';
+
+/** A chain of functions that came back this often is stopped (CONTRACTS 4.15). */
+export const maxHops = 16;
+
+/** How long an event waits at its source when its dead letter could not be stored. */
+const deadLetterRetryMs = 5_000;
+
+export interface FlowOptions {
+  readonly function: FunctionRef;
+  readonly metrics: FunctionMetrics;
+  readonly log: Log;
+  /** Absent without NATS: what fails finally is then logged and counted only. */
+  readonly deadLetters?: DeadLetters;
+}
+
+export interface BatchOptions {
+  readonly size: number;
+  readonly windowMs: number;
+}
+
+export interface Flow {
+  /** From now on invocations run here; what runs in the old invoker stays there. */
+  use(invoker: Invoker, spec: FunctionSpec): void;
+  /** Pulls from the trigger until it ends. Resolves when it ended and all its deliveries are settled. */
+  pump(name: string, trigger: Trigger, batch?: BatchOptions): Promise<void>;
+  readonly inFlight: number;
+}
+
+interface Pump {
+  readonly name: string;
+  readonly iterator: AsyncIterator<Delivery>;
+  readonly batch: BatchOptions | undefined;
+  /** Outstanding next() calls. */
+  asked: number;
+  ended: boolean;
+  gathering: Delivery[];
+  timer: NodeJS.Timeout | NodeJS.Immediate | undefined;
+  /** Deliveries yielded and not settled yet. */
+  open: number;
+  finished: () => void;
+  failed: (error: unknown) => void;
+}
+
+export function openFlow(options: FlowOptions): Flow {
+  const { metrics, log, deadLetters } = options;
+  const pumps = new Set<Pump>();
+  /** Gathered and waiting for a slot: bounded by what pumps ask for. */
+  const waiting: { pump: Pump; deliveries: Delivery[] }[] = [];
+  let current: { invoker: Invoker; spec: FunctionSpec } | undefined;
+  let busy = 0;
+
+  const free = (): number => (current ? current.invoker.capacity - busy : 0);
+
+  /** Demand follows free slots: what is not asked for waits at its source. */
+  function demand(): void {
+    if (!current || waiting.length > 0) return;
+    for (const pump of pumps) {
+      const wanted = free() * (pump.batch?.size ?? 1);
+      while (!pump.ended && pump.asked + pump.gathering.length < wanted) ask(pump);
+    }
+  }
+
+  function ask(pump: Pump): void {
+    pump.asked += 1;
+    pump.iterator.next().then(
+      (next) => {
+        pump.asked -= 1;
+        if (next.done) {
+          pump.ended = true;
+          flush(pump);
+          endIfDone(pump);
+        } else {
+          pump.open += 1;
+          took(pump, next.value);
+        }
+      },
+      (error: unknown) => {
+        pump.asked -= 1;
+        pump.ended = true;
+        pumps.delete(pump);
+        pump.failed(error);
+      },
+    );
+  }
+
+  function took(pump: Pump, delivery: Delivery): void {
+    if (!pump.batch) return start(pump, [delivery]);
+    pump.gathering.push(delivery);
+    if (pump.gathering.length >= pump.batch.size) return flush(pump);
+    if (pump.timer) return;
+    const { windowMs } = pump.batch;
+    pump.timer = windowMs > 0 ? setTimeout(() => flush(pump), windowMs) : setImmediate(() => flush(pump));
+  }
+
+  function flush(pump: Pump): void {
+    clearTimeout(pump.timer as NodeJS.Timeout);
+    clearImmediate(pump.timer as NodeJS.Immediate);
+    pump.timer = undefined;
+    if (pump.gathering.length > 0) start(pump, pump.gathering.splice(0));
+  }
+
+  function start(pump: Pump, deliveries: Delivery[]): void {
+    if (free() <= 0 || waiting.length > 0) return void waiting.push({ pump, deliveries });
+    busy += 1;
+    metrics.inFlight(busy);
+    void run(pump, deliveries);
+  }
+
+  function release(): void {
+    busy -= 1;
+    while (waiting.length > 0 && free() > 0) {
+      const next = waiting.shift() as { pump: Pump; deliveries: Delivery[] };
+      busy += 1;
+      void run(next.pump, next.deliveries);
+    }
+    metrics.inFlight(busy);
+    demand();
+  }
+
+  async function run(pump: Pump, deliveries: Delivery[]): Promise<void> {
+    const { invoker, spec } = current as { invoker: Invoker; spec: FunctionSpec };
+    const runnable: Delivery[] = [];
+    const settling: Promise<void>[] = [];
+    for (const delivery of deliveries) {
+      const refused = refusal(delivery, spec);
+      if (refused) settling.push(settle(pump, delivery, refused));
+      else runnable.push(delivery);
+    }
+    if (runnable.length === 0) {
+      release();
+      return;
+    }
+    const first = runnable[0] as Delivery;
+    const started = Date.now();
+    for (const { event } of runnable) {
+      if (event.attempt === 1) metrics.waited(event.trigger, Math.max(0, started - event.time) / 1000);
+    }
+    const invocation = {
+      events: runnable.map(({ event }) => event),
+      batch: pump.batch !== undefined,
+      deadline: started + spec.timeoutSeconds * 1000,
+      ...(runnable.length === 1 && first.signal && { signal: first.signal }),
+      ...(first.tail && { tail: true }),
+    };
+    let outcome = await invoker.invoke(invocation);
+    if (outcome.kind === 'crashed' && outcome.suspects > 1 && runnable.every(mayRunAgain)) {
+      // Several were in flight when the process died: only one that dies alone is the cause (CONTRACTS 4.6).
+      const deadline = Date.now() + spec.timeoutSeconds * 1000;
+      outcome = await invoker.invoke({ ...invocation, deadline, alone: true });
+    }
+    release();
+    record(first.event.trigger, runnable, outcome);
+    const now = Date.now();
+    const failures =
+      pump.batch && outcome.kind === 'returned' ? batchItemFailures(outcome, runnable) : undefined;
+    for (const delivery of runnable) {
+      const own = failures?.get(delivery.event.id) ?? outcome;
+      void settle(pump, delivery, decide(own, delivery, spec.retry, now, Math.random()));
+    }
+  }
+
+  function mayRunAgain(delivery: Delivery): boolean {
+    return delivery.redeliverable && (current?.spec.retry.maxAttempts ?? 1) > 1;
+  }
+
+  async function settle(pump: Pump, delivery: Delivery, settlement: Settlement): Promise<void> {
+    try {
+      await delivery.settle(await keep(delivery, settlement));
+    } catch (error) {
+      log.error(
+        { err: error, trigger: delivery.event.trigger, eventId: delivery.event.id },
+        'settling failed',
+      );
+    } finally {
+      pump.open -= 1;
+      endIfDone(pump);
+    }
+  }
+
+  /** A dead letter is stored before its event is acknowledged; when it cannot be, the event goes back. */
+  async function keep(delivery: Delivery, settlement: Settlement): Promise<Settlement> {
+    if (settlement.kind === 'retry' && settlement.failed) metrics.retried(delivery.event.trigger);
+    if (settlement.kind !== 'failed' || delivery.replies) return settlement;
+    const { event } = delivery;
+    const { fault, reason } = settlement;
+    if (deadLetters) {
+      try {
+        await deadLetters.put(options.function, event, fault, reason);
+      } catch (error) {
+        log.error(
+          { err: error, trigger: event.trigger, eventId: event.id },
+          'dead letter could not be stored',
+        );
+        if (delivery.redeliverable) return { kind: 'retry', delayMs: deadLetterRetryMs, failed: false };
+      }
+    }
+    metrics.deadLettered(event.trigger, reason);
+    log.error(
+      {
+        trigger: event.trigger,
+        requestId: event.id,
+        source: 'platform',
+        reason,
+        attempts: event.attempt,
+        error: fault.message,
+      },
+      deadLetters ? 'event dead-lettered' : 'event given up; without NATS there are no dead letters',
+    );
+    return settlement;
+  }
+
+  function record(trigger: string, deliveries: readonly Delivery[], outcome: Outcome): void {
+    const { report } = outcome;
+    metrics.invoked(trigger, outcome.kind, report.durationMs / 1000);
+    if (report.coldStart) metrics.coldStart();
+    const failure = outcome.kind === 'returned' ? undefined : { errorType: outcome.fault.code };
+    log.info(
+      {
+        source: 'report',
+        trigger,
+        attempt: deliveries[0]?.event.attempt,
+        outcome: outcome.kind,
+        ...failure,
+        ...rounded(report),
+      },
+      'REPORT',
+    );
+  }
+
+  function endIfDone(pump: Pump): void {
+    if (!pump.ended || pump.open > 0 || pump.asked > 0 || !pumps.delete(pump)) return;
+    pump.finished();
+  }
+
+  return {
+    use(invoker, spec) {
+      current = { invoker, spec };
+      demand();
+    },
+    pump(name, trigger, batch) {
+      return new Promise((finished, failed) => {
+        pumps.add({
+          name,
+          iterator: trigger.deliveries()[Symbol.asyncIterator](),
+          batch,
+          asked: 0,
+          ended: false,
+          gathering: [],
+          timer: undefined,
+          open: 0,
+          finished,
+          failed,
+        });
+        demand();
+      });
+    },
+    get inFlight() {
+      return busy;
+    },
+  };
+}
+
+/** Why an event must not reach the handler, if so. */
+function refusal(delivery: Delivery, spec: FunctionSpec): Settlement | undefined {
+  const { event } = delivery;
+  const failed = (reason: DeadLetterReason, fault: Fault): Settlement => ({ kind: 'failed', fault, reason });
+  if (delivery.refuse) return failed(delivery.refuse.reason, delivery.refuse.fault);
+  if (spec.recursion === 'Terminate' && Number(event.headers['Atoll-Hops'] ?? 0) >= maxHops) {
+    return failed('Recursion', { code: 'Recursion', message: `the event came through ${maxHops} functions` });
+  }
+  return undefined;
+}
+
+/**
+ * The events of a batch that the handler's `batchItemFailures` names (CONTRACTS 3): an unknown id or a malformed
+ * answer fails the whole batch, an empty list or no list is success.
+ */
+export function batchItemFailures(
+  outcome: Extract<Outcome, { kind: 'returned' }>,
+  deliveries: readonly Pick<Delivery, 'event'>[],
+): Map<string, Outcome> {
+  const ids = new Set(deliveries.map(({ event }) => event.id));
+  const fail = (some: Iterable<string>, message: string): Map<string, Outcome> => {
+    const { report } = outcome;
+    const fault = { code: 'BatchItemFailure', message };
+    return new Map([...some].map((id) => [id, { kind: 'threw', fault, retryable: true, report }]));
+  };
+  if (outcome.result.encoding === 'binary') return new Map();
+  const value = JSON.parse(Buffer.from(outcome.result.data).toString()) as unknown;
+  if (typeof value !== 'object' || value === null || !('batchItemFailures' in value)) return new Map();
+  const items = value.batchItemFailures;
+  if (items === null || items === undefined) return new Map();
+  if (!Array.isArray(items)) return fail(ids, 'batchItemFailures is not an array');
+  const failedIds = items.map(
+    (item: unknown) => (item as { itemIdentifier?: unknown } | null)?.itemIdentifier,
+  );
+  const unknown = failedIds.find((id) => typeof id !== 'string' || !ids.has(id));
+  if (unknown !== undefined || failedIds.includes(undefined)) {
+    return fail(
+      ids,
+      `batchItemFailures names ${JSON.stringify(unknown)}, which is no messageId of this batch`,
+    );
+  }
+  return fail(failedIds as string[], 'the handler reported this item in batchItemFailures');
+}
+
+function rounded(report: InvocationReport): Record<string, unknown> {
+  const { requestId, durationMs, initDurationMs, maxMemoryMiB, coldStart } = report;
+  const round = (ms: number): number => Math.round(ms * 100) / 100;
+  return {
+    requestId: requestId || randomUUID(),
+    durationMs: round(durationMs),
+    ...(initDurationMs !== undefined && { initDurationMs: round(initDurationMs) }),
+    maxMemoryMiB,
+    coldStart,
+  };
+}

@@ -1,0 +1,169 @@
+/** What a host measures, as Prometheus reads it. Names and labels: CONTRACTS 1; never a subject, topic or id as a label. */
+import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import type { DeadLetterReason, Outcome } from './event.ts';
+
+/** Seconds. Fine near a millisecond, where handlers on a robot live; the last is Lambda's longest timeout. */
+const buckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900];
+
+type OutcomeKind = Outcome['kind'];
+
+export interface Metrics {
+  readonly registry: Registry;
+  of(namespace: string, name: string): FunctionMetrics;
+}
+
+export interface FunctionMetrics {
+  invoked(trigger: string, outcome: OutcomeKind, seconds: number): void;
+  waited(trigger: string, seconds: number): void;
+  inFlight(count: number): void;
+  coldStart(): void;
+  retried(trigger: string): void;
+  deadLettered(trigger: string, reason: DeadLetterReason): void;
+  connected(trigger: string, up: boolean): void;
+  restarted(reason: string): void;
+  memory(bytes: number): void;
+  lagOf(trigger: string, lag: () => Promise<number>): void;
+  /** The trigger is gone: its gauges say nothing any more. */
+  forgetTrigger(trigger: string): void;
+  forget(): void;
+}
+
+export function openMetrics(): Metrics {
+  const registry = new Registry();
+  const registers = [registry];
+  const name = ['namespace', 'function'];
+  const perTrigger = [...name, 'trigger'];
+  const lags = new Map<string, { labels: [string, string, string]; lag: () => Promise<number> }>();
+
+  const invocations = new Counter({
+    name: 'atoll_invocations_total',
+    help: 'Invocations by how they ended',
+    labelNames: [...perTrigger, 'outcome'],
+    registers,
+  });
+  const duration = new Histogram({
+    name: 'atoll_invocation_duration_seconds',
+    help: 'Time in the handler',
+    labelNames: perTrigger,
+    buckets,
+    registers,
+  });
+  const queueWait = new Histogram({
+    name: 'atoll_queue_wait_seconds',
+    help: 'Time between acceptance and the start of the first invocation',
+    labelNames: perTrigger,
+    buckets,
+    registers,
+  });
+  const inFlight = new Gauge({
+    name: 'atoll_invocations_in_flight',
+    help: 'Invocations running now',
+    labelNames: name,
+    registers,
+  });
+  const coldStarts = new Counter({
+    name: 'atoll_cold_starts_total',
+    help: 'First invocations of a handler process',
+    labelNames: name,
+    registers,
+  });
+  const retries = new Counter({
+    name: 'atoll_retries_total',
+    help: 'Events given back after a failed invocation',
+    labelNames: perTrigger,
+    registers,
+  });
+  const deadLetters = new Counter({
+    name: 'atoll_dead_letters_total',
+    help: 'Events given up, by reason',
+    labelNames: [...perTrigger, 'reason'],
+    registers,
+  });
+  const connected = new Gauge({
+    name: 'atoll_trigger_connected',
+    help: '1 while the trigger takes events from its source',
+    labelNames: perTrigger,
+    registers,
+  });
+  new Gauge({
+    name: 'atoll_trigger_lag_events',
+    help: 'Events waiting at the source, those in backoff included',
+    labelNames: perTrigger,
+    registers,
+    async collect() {
+      this.reset();
+      await Promise.all(
+        [...lags.values()].map(async ({ labels, lag }) => {
+          const events = await lag().catch(() => undefined);
+          if (events !== undefined) this.labels(...labels).set(events);
+        }),
+      );
+    },
+  });
+  const restarts = new Counter({
+    name: 'atoll_process_restarts_total',
+    help: 'Handler processes replaced, by reason',
+    labelNames: [...name, 'reason'],
+    registers,
+  });
+  const memory = new Gauge({
+    name: 'atoll_handler_memory_bytes',
+    help: 'Resident memory of the largest handler process',
+    labelNames: name,
+    registers,
+  });
+
+  return {
+    registry,
+    of(namespace, fn) {
+      const triggers = new Set<string>();
+      // prom-client hashes labels at every call; labelled children are looked up once per trigger.
+      const children = new Map<string, ReturnType<typeof childrenOf>>();
+      const childrenOf = (trigger: string) => ({
+        duration: duration.labels(namespace, fn, trigger),
+        wait: queueWait.labels(namespace, fn, trigger),
+        outcomes: new Map<OutcomeKind, { inc(): void }>(),
+      });
+      const child = (trigger: string) => {
+        let found = children.get(trigger);
+        if (!found) children.set(trigger, (found = childrenOf(trigger)));
+        return found;
+      };
+      const flying = inFlight.labels(namespace, fn);
+      return {
+        invoked(trigger, outcome, seconds) {
+          const { outcomes, duration: spent } = child(trigger);
+          let counter = outcomes.get(outcome);
+          if (!counter)
+            outcomes.set(outcome, (counter = invocations.labels(namespace, fn, trigger, outcome)));
+          counter.inc();
+          spent.observe(seconds);
+        },
+        waited: (trigger, seconds) => child(trigger).wait.observe(seconds),
+        inFlight: (count) => flying.set(count),
+        coldStart: () => coldStarts.labels(namespace, fn).inc(),
+        retried: (trigger) => retries.labels(namespace, fn, trigger).inc(),
+        deadLettered: (trigger, reason) => deadLetters.labels(namespace, fn, trigger, reason).inc(),
+        connected(trigger, up) {
+          triggers.add(trigger);
+          connected.labels(namespace, fn, trigger).set(up ? 1 : 0);
+        },
+        restarted: (reason) => restarts.labels(namespace, fn, reason).inc(),
+        memory: (bytes) => memory.labels(namespace, fn).set(bytes),
+        lagOf: (trigger, lag) =>
+          lags.set(`${namespace}/${fn}/${trigger}`, { labels: [namespace, fn, trigger], lag }),
+        forgetTrigger(trigger) {
+          triggers.delete(trigger);
+          lags.delete(`${namespace}/${fn}/${trigger}`);
+          connected.remove(namespace, fn, trigger);
+        },
+        forget() {
+          for (const trigger of triggers) connected.remove(namespace, fn, trigger);
+          for (const key of lags.keys()) if (key.startsWith(`${namespace}/${fn}/`)) lags.delete(key);
+          inFlight.remove(namespace, fn);
+          memory.remove(namespace, fn);
+        },
+      };
+    },
+  };
+}

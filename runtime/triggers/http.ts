@@ -1,0 +1,235 @@
+/**
+ * The http trigger: API Gateway's payload format 2.0, both ways.
+ * https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html
+ * The gateway matches path, method and key, and sends ANY /http/<namespace>/<function>/<trigger>/<path?query>.
+ */
+import { randomUUID } from 'node:crypto';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Delivery, Result, Settlement } from '../event.ts';
+import { answerError, readBody } from '../server.ts';
+import { RequestQueue } from './requests.ts';
+import type { OpenTrigger } from './trigger.ts';
+
+export const openHttp: OpenTrigger<'http'> = (source, context) => {
+  const queue = new RequestQueue(context.timeoutSeconds * 1000);
+  const { namespace, name } = context.function;
+  const unmount = context.server.mount(`/http/${namespace}/${name}/${context.name}`, take);
+  context.report({ ready: true, reason: 'Ready', message: `serves ${source.path}` });
+
+  async function take(request: IncomingMessage, response: ServerResponse, rest: string): Promise<void> {
+    const data = await readBody(request);
+    const gone = new AbortController();
+    response.once('close', () => {
+      if (!response.writableFinished) gone.abort();
+    });
+    const id = randomUUID();
+    const time = Date.now();
+    const detail = httpDetail(request, rest || '/', id, time, name);
+    const delivery: Delivery = {
+      event: {
+        id,
+        trigger: context.name,
+        kind: 'http',
+        subject: detail.rawPath,
+        time,
+        attempt: 1,
+        headers: detail.headers,
+        encoding: context.encoding,
+        data,
+        detail: { ...detail },
+      },
+      replies: true,
+      redeliverable: false,
+      signal: gone.signal,
+      settle: async (settlement) => {
+        if (!response.destroyed)
+          answer(response, id, settlement, (problem) => context.log.warn({ requestId: id }, problem));
+      },
+    };
+    const busy = () =>
+      answerError(response, 503, 'TooManyRequests', 'all slots are busy; try again later', {
+        'retry-after': '1',
+      });
+    if (!queue.offer(delivery, busy)) busy();
+  }
+
+  return {
+    deliveries: () => queue,
+    async close() {
+      unmount();
+      queue.close();
+    },
+  };
+};
+
+interface HttpDetail {
+  readonly version: '2.0';
+  readonly routeKey: string;
+  readonly rawPath: string;
+  readonly rawQueryString: string;
+  readonly cookies?: string[];
+  readonly headers: Record<string, string>;
+  readonly queryStringParameters?: Record<string, string>;
+  readonly requestContext: Record<string, unknown>;
+}
+
+function httpDetail(
+  request: IncomingMessage,
+  url: string,
+  id: string,
+  time: number,
+  functionName: string,
+): HttpDetail {
+  const query = url.indexOf('?');
+  const rawPath = query < 0 ? url : url.slice(0, query);
+  const rawQueryString = query < 0 ? '' : url.slice(query + 1);
+  const headers: Record<string, string> = {};
+  const cookies: string[] = [];
+  for (const [header, values] of Object.entries(request.headersDistinct)) {
+    if (!values) continue;
+    if (header === 'cookie') cookies.push(...values.flatMap((value) => value.split(/;\s*/)));
+    else headers[header] = values.join(',');
+  }
+  const forwardedHost = headers['x-forwarded-host'];
+  if (forwardedHost) headers['host'] = forwardedHost;
+  const parameters: Record<string, string> = {};
+  for (const [key, value] of new URLSearchParams(rawQueryString)) {
+    parameters[key] = key in parameters ? `${parameters[key]},${value}` : value;
+  }
+  const method = request.method ?? 'GET';
+  const domainName = headers['host'] ?? 'localhost';
+  return {
+    version: '2.0',
+    routeKey: '$default',
+    rawPath,
+    rawQueryString,
+    ...(cookies.length > 0 && { cookies }),
+    headers,
+    ...(Object.keys(parameters).length > 0 && { queryStringParameters: parameters }),
+    requestContext: {
+      accountId: '000000000000',
+      apiId: functionName,
+      domainName,
+      domainPrefix: domainName.split(/[.:]/)[0],
+      http: {
+        method,
+        path: rawPath,
+        protocol: `HTTP/${request.httpVersion}`,
+        sourceIp:
+          headers['x-forwarded-for']?.split(',')[0]?.trim() ?? request.socket.remoteAddress ?? '127.0.0.1',
+        userAgent: headers['user-agent'] ?? '',
+      },
+      requestId: id,
+      routeKey: '$default',
+      stage: '$default',
+      time: clfTime(time),
+      timeEpoch: time,
+    },
+  };
+}
+
+/** Common log format, as API Gateway gives `requestContext.time`: 12/Mar/2026:19:03:58 +0000 */
+function clfTime(time: number): string {
+  const [, day, month, year, clock] =
+    /^\w+, (\d+) (\w+) (\d+) ([\d:]+)/.exec(new Date(time).toUTCString()) ?? [];
+  return `${day}/${month}/${year}:${clock} +0000`;
+}
+
+function answer(
+  response: ServerResponse,
+  id: string,
+  settlement: Settlement,
+  warn: (problem: string) => void,
+): void {
+  response.setHeader('x-amzn-requestid', id);
+  if (settlement.kind === 'done') {
+    const sent = settlement.result
+      ? httpResponse(settlement.result)
+      : { statusCode: 200, headers: [], body: '' };
+    if ('problem' in sent) {
+      warn(`the handler's response is not valid: ${sent.problem}`);
+      return answerStatus(response, 502);
+    }
+    for (const [header, value] of sent.headers) response.appendHeader(header, value);
+    response.writeHead(sent.statusCode);
+    return void response.end(sent.body);
+  }
+  if (settlement.kind === 'retry' || settlement.fault.code === 'Runtime.Drained') {
+    response.setHeader('retry-after', '1');
+    return answerStatus(response, 503);
+  }
+  answerStatus(response, settlement.fault.code === 'Sandbox.Timedout' ? 504 : 502);
+}
+
+const statusTexts: Record<number, string> = {
+  502: 'Internal Server Error',
+  503: 'Service Unavailable',
+  504: 'Endpoint request timed out',
+};
+
+/** API Gateway's own bodies: they tell the caller nothing about the function's inside. */
+function answerStatus(response: ServerResponse, status: number): void {
+  response.writeHead(status, { 'content-type': 'application/json' });
+  response.end(JSON.stringify({ message: statusTexts[status] }));
+}
+
+type HttpResponse = { statusCode: number; headers: [string, string][]; body: string | Uint8Array };
+
+/** What a handler returned, as a response; without `statusCode` the value itself is the JSON body (format 2.0). */
+export function httpResponse(result: Result): HttpResponse | { problem: string } {
+  if (result.encoding === 'binary') {
+    return { statusCode: 200, headers: [['content-type', 'application/octet-stream']], body: result.data };
+  }
+  const text = Buffer.from(result.data.buffer, result.data.byteOffset, result.data.byteLength).toString();
+  const value: unknown = JSON.parse(text);
+  if (typeof value !== 'object' || value === null || !('statusCode' in value)) {
+    const body = typeof value === 'string' ? value : text;
+    return { statusCode: 200, headers: [['content-type', 'application/json']], body };
+  }
+  const given = value as Record<string, unknown>;
+  const statusCode = Number(given['statusCode']);
+  if (!Number.isInteger(statusCode) || statusCode < 200 || statusCode > 599) {
+    return { problem: `statusCode ${JSON.stringify(given['statusCode'])} is not 200 to 599` };
+  }
+  const headers: [string, string][] = [];
+  for (const field of ['headers', 'multiValueHeaders'] as const) {
+    const block = given[field] ?? {};
+    if (typeof block !== 'object' || Array.isArray(block)) return { problem: `${field} is not an object` };
+    for (const [header, values] of Object.entries(block as Record<string, unknown>)) {
+      if (!/^[\w!#$%&'*+.^`|~-]+$/.test(header)) return { problem: `header name ${JSON.stringify(header)}` };
+      for (const one of Array.isArray(values) ? values : [values]) {
+        if (/[\r\n\0]/.test(String(one)))
+          return { problem: `header ${header} has a line break in its value` };
+        if (!hopByHop.has(header.toLowerCase())) headers.push([header.toLowerCase(), String(one)]);
+      }
+    }
+  }
+  const cookies = given['cookies'] ?? [];
+  if (!Array.isArray(cookies)) return { problem: 'cookies is not an array' };
+  for (const cookie of cookies) {
+    if (/[\r\n\0]/.test(String(cookie))) return { problem: 'a cookie has a line break' };
+    headers.push(['set-cookie', String(cookie)]);
+  }
+  const body = given['body'] ?? '';
+  if (typeof body !== 'string')
+    return { problem: `body is ${typeof body}, not a string: use JSON.stringify` };
+  if (!headers.some(([header]) => header === 'content-type') && body !== '') {
+    headers.push(['content-type', 'application/json']);
+  }
+  return {
+    statusCode,
+    headers,
+    body: given['isBase64Encoded'] === true ? Buffer.from(body, 'base64') : body,
+  };
+}
+
+/** Belongs to one connection, not to the response (RFC 9110 7.6.1); content-length is ours to count. */
+const hopByHop = new Set([
+  'connection',
+  'keep-alive',
+  'transfer-encoding',
+  'upgrade',
+  'te',
+  'trailer',
+  'content-length',
+]);
