@@ -2,7 +2,8 @@
 import type { Encoding, RetryPolicy, TriggerKind, TriggerSources } from '../../crds/function.ts';
 import type { MqttSettings } from '../config.ts';
 import type { NatsLink } from '../clients/nats.ts';
-import type { Delivery } from '../event.ts';
+import type { Fault } from '../errors.ts';
+import type { DeadLetterReason, Delivery, TriggerEvent } from '../event.ts';
 import type { Inbox } from '../inbox.ts';
 import type { Log } from '../log.ts';
 import type { Server } from '../server.ts';
@@ -54,6 +55,11 @@ export interface TriggerContext {
   report(state: TriggerState): void;
   /** An event that had to be dropped (bounded buffer full): counted and logged by the host, rate limited. */
   dropped(subject: string): void;
+  /**
+   * For an event that no inbox can take (CONTRACTS 4.8). Resolves when it is stored: only then may its source be
+   * acknowledged. Absent without NATS.
+   */
+  deadLetter?(event: TriggerEvent, fault: Fault, reason: DeadLetterReason): Promise<void>;
 }
 
 /** Never throws for an absent broker: the trigger reports it and goes on trying. */
