@@ -2,6 +2,9 @@
 import { readFile } from 'node:fs/promises';
 import type { FunctionSpec } from '../crds/function.ts';
 
+/** Lambda's limit for a synchronous payload; also for the body of an http trigger's request. */
+export const maxPayloadBytes = 6 * 1024 * 1024;
+
 export interface RuntimeConfig {
   readonly site: string;
   /** Where the host's own HTTP server listens: health, metrics, status, invoke and http triggers. */

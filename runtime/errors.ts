@@ -145,6 +145,27 @@ export const errorCodes = {
     retryable: false,
     text: 'The request cannot be understood; the message says what was wrong with which value.',
   },
+  AccessDenied: {
+    whose: 'yours',
+    retryable: false,
+    text: 'The request was not let in: its Host, its Origin or its key; the message says which (docs/reference/doors.md).',
+  },
+  KeysRefused: {
+    whose: 'ours',
+    retryable: false,
+    text: 'The keys file is missing, open to others or malformed, or an address off loopback was given without one.',
+  },
+  NotFound: { whose: 'yours', retryable: false, text: 'There is nothing at this address.' },
+  MethodNotAllowed: {
+    whose: 'yours',
+    retryable: false,
+    text: 'The path is served, but not for this method; the Allow header lists those that are.',
+  },
+  ConnectionLost: {
+    whose: 'ours',
+    retryable: true,
+    text: 'The connection to the host ended before its answer: whether the function ran is not known.',
+  },
   FunctionNotFound: {
     whose: 'yours',
     retryable: false,

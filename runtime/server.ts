@@ -1,15 +1,12 @@
 /** The host's own HTTP server: health, metrics, status, the invoke door and http triggers, mounted by path. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { rm } from 'node:fs/promises';
-import type { RuntimeConfig } from './config.ts';
+import { maxPayloadBytes, type RuntimeConfig } from './config.ts';
 import { AtollError, type Code } from './errors.ts';
 import type { Log } from './log.ts';
 
 // `import http from 'node:http'` in an ES module loads undici as well: 28 ms of every start (DESIGN 5).
 const http = process.getBuiltinModule('node:http');
-
-/** Lambda's limit for a synchronous payload; also for the body of an http trigger's request. */
-export const maxPayloadBytes = 6 * 1024 * 1024;
 
 /** A prefix has at most this many segments: /http/<namespace>/<function>/<trigger>. */
 const maxPrefixSegments = 4;
