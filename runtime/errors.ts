@@ -189,6 +189,37 @@ export const errorCodes = {
     retryable: false,
     text: 'spec.permissions, or a reserved name, forbids this call.',
   },
+  // Sites and stores
+  InvalidObject: {
+    whose: 'yours',
+    retryable: false,
+    text: 'The Function is not valid; the message names every field, its value and what is allowed.',
+  },
+  Conflict: {
+    whose: 'yours',
+    retryable: true,
+    text: 'The Function was changed by somebody else since it was read: read it again, then change that.',
+  },
+  SiteInUse: {
+    whose: 'yours',
+    retryable: false,
+    text: 'Another "faas up" runs this site folder: use that one, stop it, or give another --dir.',
+  },
+  SiteTooNew: {
+    whose: 'yours',
+    retryable: false,
+    text: 'A newer version of Atoll wrote this site folder: run that version, or give another --dir.',
+  },
+  SecretNotFound: {
+    whose: 'yours',
+    retryable: true,
+    text: 'A file that spec.env refers to is not in the site folder; the message says where it belongs.',
+  },
+  HostUnavailable: {
+    whose: 'ours',
+    retryable: true,
+    text: 'The host process is not running; it is started again with backoff.',
+  },
   // Delivery
   Interrupted: {
     whose: 'ours',

@@ -73,6 +73,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
     metrics: parts.metrics,
     log,
     ...(parts.deadLetters && { deadLetters: parts.deadLetters }),
+    destinations: { ...(parts.nats && { nats: parts.nats }) },
   });
   const opened = new Map<string, OpenTriggerEntry>();
   const draining = new Set<Promise<void>>();
@@ -151,7 +152,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
     packageState = { ready: true, reason: 'Ready', message: `package ${fetched.sha256.slice(0, 12)}` };
     if (running && invokerKey(running.config, running.sha256) === invokerKey(config, fetched.sha256)) {
       running = { ...running, config };
-      flow.use(running.invoker, spec);
+      flow.use(running.invoker, spec, running.sha256.slice(0, 12));
       handlerState = running.invoker.state;
     } else {
       await swap(config, fetched, signal);
@@ -181,7 +182,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
       handlerState = state;
       publish();
     });
-    flow.use(invoker, spec);
+    flow.use(invoker, spec, fetched.sha256.slice(0, 12));
     log.info(
       { source: 'platform', packageSha256: fetched.sha256, generation: config.generation },
       'version in service',

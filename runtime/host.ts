@@ -5,6 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import type { FunctionSpec } from '../crds/function.ts';
 import type { DeadLetters } from './dead-letters.ts';
+import { envelope, send, type DestinationParts, type Ending } from './destinations.ts';
 import type { DeadLetterReason, Delivery, InvocationReport, Outcome, Settlement } from './event.ts';
 import type { Fault } from './errors.ts';
 import type { Invoker } from './invoker/invoker.ts';
@@ -25,6 +26,7 @@ export interface FlowOptions {
   readonly log: Log;
   /** Absent without NATS: what fails finally is then logged and counted only. */
   readonly deadLetters?: DeadLetters;
+  readonly destinations: DestinationParts;
 }
 
 export interface BatchOptions {
@@ -34,10 +36,16 @@ export interface BatchOptions {
 
 export interface Flow {
   /** From now on invocations run here; what runs in the old invoker stays there. */
-  use(invoker: Invoker, spec: FunctionSpec): void;
+  use(invoker: Invoker, spec: FunctionSpec, version: string): void;
   /** Pulls from the trigger until it ends. Resolves when it ended and all its deliveries are settled. */
   pump(name: string, trigger: Trigger, batch?: BatchOptions): Promise<void>;
   readonly inFlight: number;
+}
+
+interface Version {
+  readonly invoker: Invoker;
+  readonly spec: FunctionSpec;
+  readonly version: string;
 }
 
 interface Pump {
@@ -60,7 +68,7 @@ export function openFlow(options: FlowOptions): Flow {
   const pumps = new Set<Pump>();
   /** Gathered and waiting for a slot: bounded by what pumps ask for. */
   const waiting: { pump: Pump; deliveries: Delivery[] }[] = [];
-  let current: { invoker: Invoker; spec: FunctionSpec } | undefined;
+  let current: Version | undefined;
   let busy = 0;
 
   const free = (): number => (current ? current.invoker.capacity - busy : 0);
@@ -132,12 +140,13 @@ export function openFlow(options: FlowOptions): Flow {
   }
 
   async function run(pump: Pump, deliveries: Delivery[]): Promise<void> {
-    const { invoker, spec } = current as { invoker: Invoker; spec: FunctionSpec };
+    const running = current as Version;
+    const { invoker, spec } = running;
     const runnable: Delivery[] = [];
     const settling: Promise<void>[] = [];
     for (const delivery of deliveries) {
       const refused = refusal(delivery, spec);
-      if (refused) settling.push(settle(pump, delivery, refused));
+      if (refused) settling.push(settle(pump, delivery, refused, running));
       else runnable.push(delivery);
     }
     if (runnable.length === 0) {
@@ -169,7 +178,7 @@ export function openFlow(options: FlowOptions): Flow {
       pump.batch && outcome.kind === 'returned' ? batchItemFailures(outcome, runnable) : undefined;
     for (const delivery of runnable) {
       const own = failures?.get(delivery.event.id) ?? outcome;
-      void settle(pump, delivery, decide(own, delivery, spec.retry, now, Math.random()));
+      void settle(pump, delivery, decide(own, delivery, spec.retry, now, Math.random()), running);
     }
   }
 
@@ -177,9 +186,11 @@ export function openFlow(options: FlowOptions): Flow {
     return delivery.redeliverable && (current?.spec.retry.maxAttempts ?? 1) > 1;
   }
 
-  async function settle(pump: Pump, delivery: Delivery, settlement: Settlement): Promise<void> {
+  async function settle(pump: Pump, delivery: Delivery, settlement: Settlement, by: Version): Promise<void> {
     try {
-      await delivery.settle(await keep(delivery, settlement));
+      const kept = await keep(delivery, settlement);
+      if (!delivery.replies) await passOn(delivery, kept, by);
+      await delivery.settle(kept);
     } catch (error) {
       log.error(
         { err: error, trigger: delivery.event.trigger, eventId: delivery.event.id },
@@ -223,6 +234,34 @@ export function openFlow(options: FlowOptions): Flow {
     return settlement;
   }
 
+  /** To spec.onSuccess or spec.onFailure. A destination that is away costs its message, not the event. */
+  async function passOn(
+    { event }: Delivery,
+    settlement: Settlement,
+    { spec, version }: Version,
+  ): Promise<void> {
+    if (settlement.kind === 'retry') return;
+    const ending: Ending =
+      settlement.kind === 'done'
+        ? { condition: 'Success', result: settlement.result }
+        : { condition: settlement.reason, fault: settlement.fault };
+    const destination = settlement.kind === 'done' ? spec.onSuccess : spec.onFailure;
+    if (!destination) return;
+    try {
+      await send(
+        destination,
+        options.destinations,
+        event,
+        envelope(options.function, version, event, ending),
+      );
+    } catch (error) {
+      log.error(
+        { err: error, trigger: event.trigger, requestId: event.id },
+        'destination could not be reached',
+      );
+    }
+  }
+
   function record(trigger: string, deliveries: readonly Delivery[], outcome: Outcome): void {
     const { report } = outcome;
     metrics.invoked(trigger, outcome.kind, report.durationMs / 1000);
@@ -247,8 +286,8 @@ export function openFlow(options: FlowOptions): Flow {
   }
 
   return {
-    use(invoker, spec) {
-      current = { invoker, spec };
+    use(invoker, spec, version) {
+      current = { invoker, spec, version };
       demand();
     },
     pump(name, trigger, batch) {

@@ -1,6 +1,9 @@
 /** One NATS connection of a process: opened also while the server is away, reconnecting for ever. */
-import type { NatsConnection } from '@nats-io/transport-node';
+import { readFileSync, statSync } from 'node:fs';
+import { connect, credsAuthenticator } from '@nats-io/transport-node';
+import type { Auth, NatsConnection, NodeConnectionOptions } from '@nats-io/transport-node';
 import type { NatsSettings } from '../config.ts';
+import { AtollError } from '../errors.ts';
 import type { Log } from '../log.ts';
 
 export interface LinkState {
@@ -20,7 +23,182 @@ export interface NatsLink {
   close(): Promise<void>;
 }
 
-export declare function openNats(
+/** A half-open link is noticed after two unanswered pings. */
+const pingIntervalMs = 10_000;
+const connectTimeoutMs = 5_000;
+/** Each attempt waits between these two, so that a site's hosts do not come back in one instant. */
+const retryFloorMs = 250;
+const retryCeilingMs = 1_500;
+/** What close() gives acknowledgements that are still on their way. */
+const flushMs = 2_000;
+
+export function openNats(
   settings: NatsSettings,
   options: { name: string; site: string; log: Log },
-): NatsLink;
+): NatsLink {
+  const { log } = options;
+  const servers = settings.url.split(',').map((server) => server.trim());
+  const address = servers.map(withoutUserInfo).join(',');
+  const listeners = new Set<(state: LinkState) => void>();
+  const closing = new AbortController();
+  let state: LinkState = { connected: false, message: `connecting to NATS at ${address}` };
+  let connection: NatsConnection | undefined;
+  let opened = pendingConnection();
+
+  function change(next: LinkState): void {
+    if (next.connected === state.connected && next.message === state.message) return;
+    if (next.connected) log.info({ address }, 'NATS connected');
+    else if (state.connected) log.warn({ address, reason: next.message }, 'NATS disconnected');
+    state = next;
+    for (const listener of [...listeners]) listener(state);
+  }
+
+  const away = (error?: unknown): LinkState => ({
+    connected: false,
+    message: `NATS at ${address} cannot be reached${error === undefined ? '' : `: ${reasonOf(error)}`}`,
+  });
+
+  async function keepConnected(): Promise<void> {
+    while (!closing.signal.aborted) {
+      try {
+        const established = await connect(connectionOptions(servers, settings, options));
+        if (closing.signal.aborted) return void (await established.close());
+        await follow(established);
+      } catch (error) {
+        if (!closing.signal.aborted) change(away(error));
+      }
+      await pause(retryFloorMs + Math.random() * (retryCeilingMs - retryFloorMs), closing.signal);
+    }
+  }
+
+  /** Until the client gives the connection up, which it does for errors of the credentials file only. */
+  async function follow(established: NatsConnection): Promise<void> {
+    connection = established;
+    change({ connected: true, message: `connected to NATS at ${address}` });
+    opened.resolve(established);
+    for await (const status of established.status()) {
+      if (status.type === 'disconnect') change(away());
+      else if (status.type === 'reconnect')
+        change({ connected: true, message: `connected to NATS at ${address}` });
+      else if (status.type === 'error')
+        log.debug({ address, reason: reasonOf(status.error) }, 'NATS refused');
+    }
+    const error = await established.closed();
+    connection = undefined;
+    if (closing.signal.aborted) return;
+    opened = pendingConnection();
+    change(away(error ?? undefined));
+  }
+
+  void keepConnected();
+
+  return {
+    connection: () => opened.promise,
+    current: () => (state.connected ? connection : undefined),
+    get state() {
+      return state;
+    },
+    onState(listener) {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+    async close() {
+      if (closing.signal.aborted) return;
+      closing.abort();
+      const last = connection;
+      if (last && state.connected)
+        await Promise.race([last.flush().catch(() => {}), pause(flushMs, undefined)]);
+      await last?.close();
+      const closed = new AtollError('NatsUnavailable', `the connection to NATS at ${address} was closed`);
+      opened.reject(closed);
+      // A connection that was there once must not be handed out any more.
+      opened = pendingConnection();
+      opened.reject(closed);
+      connection = undefined;
+      change({ connected: false, message: closed.message });
+    },
+  };
+}
+
+function connectionOptions(
+  servers: string[],
+  settings: NatsSettings,
+  { name, site }: { name: string; site: string },
+): NodeConnectionOptions {
+  return {
+    servers,
+    name,
+    inboxPrefix: `_INBOX.${site}`,
+    timeout: connectTimeoutMs,
+    pingInterval: pingIntervalMs,
+    maxPingOut: 2,
+    maxReconnectAttempts: -1,
+    reconnectTimeWait: retryFloorMs,
+    reconnectJitter: retryCeilingMs - retryFloorMs,
+    reconnectJitterTLS: retryCeilingMs - retryFloorMs,
+    // Refused credentials may be put right while we wait: the file is read again at every attempt.
+    ignoreAuthErrorAbort: true,
+    noAsyncTraces: true,
+    ...(servers.some((server) => server.startsWith('tls://')) && { tls: {} }),
+    ...(settings.credentialsFile !== undefined && { authenticator: authenticator(settings.credentialsFile) }),
+  };
+}
+
+/** Falls back on what the file said before while it is being replaced. */
+function authenticator(file: string): (nonce?: string) => Auth {
+  let last: Record<string, string> | undefined;
+  return (nonce) => {
+    try {
+      last = readCredentials(file);
+    } catch (error) {
+      if (!last) throw error;
+    }
+    const { user, pass, token, creds } = last;
+    if (creds !== undefined) return credsAuthenticator(new TextEncoder().encode(creds))(nonce);
+    if (token !== undefined) return { auth_token: token };
+    return { user: user ?? '', ...(pass !== undefined && { pass }) };
+  };
+}
+
+function readCredentials(file: string): Record<string, string> {
+  if ((statSync(file).mode & 0o007) !== 0) {
+    throw new AtollError('NatsUnavailable', `${file} holds credentials and everyone may use it: chmod 600`);
+  }
+  const text = readFileSync(file, 'utf8');
+  try {
+    return JSON.parse(text) as Record<string, string>;
+  } catch {
+    // The parser's own message quotes the text, and with it the secret.
+    throw new AtollError(
+      'NatsUnavailable',
+      `${file} is not JSON of { user, pass } or { token } or { creds }`,
+    );
+  }
+}
+
+function withoutUserInfo(server: string): string {
+  return server.replace(/^([a-z]+:\/\/)?[^@/]*@/i, '$1');
+}
+
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const { cause } = error;
+  return cause instanceof Error && cause.message !== error.message
+    ? `${error.message} (${cause.message})`
+    : error.message;
+}
+
+function pendingConnection(): PromiseWithResolvers<NatsConnection> {
+  const pending = Promise.withResolvers<NatsConnection>();
+  // Whoever does not wait for it must not be ended by its rejection.
+  pending.promise.catch(() => {});
+  return pending;
+}
+
+function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal?.aborted) return resolve();
+    const timer = setTimeout(resolve, ms);
+    signal?.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true });
+  });
+}

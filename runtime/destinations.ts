@@ -1,0 +1,88 @@
+/**
+ * Where results of events nobody waits for go on: spec.onSuccess and spec.onFailure, in Lambda's envelope.
+ * https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html
+ */
+import { headers as natsHeaders } from '@nats-io/transport-node';
+import type { DestinationSpec, Encoding } from '../crds/function.ts';
+import type { NatsLink } from './clients/nats.ts';
+import { AtollError, type Fault } from './errors.ts';
+import type { DeadLetterReason, Result, TriggerEvent } from './event.ts';
+import { lambdaError } from './triggers/invoke.ts';
+import type { FunctionRef } from './triggers/trigger.ts';
+
+export interface Publisher {
+  /** Resolves when the broker has it. */
+  publish(topic: string, data: Uint8Array): Promise<void>;
+}
+
+export interface DestinationParts {
+  readonly nats?: NatsLink;
+  /** MQTT 3.1.1 carries no headers: a chain through it cannot be counted (CONTRACTS 4.15). */
+  readonly mqtt?: () => Publisher;
+}
+
+export type Ending =
+  | { readonly condition: 'Success'; readonly result: Result | undefined }
+  | { readonly condition: DeadLetterReason; readonly fault: Fault };
+
+/** Lambda's destination envelope. */
+export function envelope(ref: FunctionRef, version: string, event: TriggerEvent, ending: Ending): unknown {
+  const failed = ending.condition !== 'Success';
+  return {
+    version: '1.0',
+    timestamp: new Date().toISOString(),
+    requestContext: {
+      requestId: event.id,
+      functionArn: `arn:aws:lambda:us-east-1:000000000000:function:${ref.name}:${version}`,
+      condition: ending.condition,
+      approximateInvokeCount: event.attempt,
+    },
+    requestPayload: decoded(event.encoding, event.data),
+    responseContext: {
+      statusCode: 200,
+      executedVersion: version,
+      ...(failed && { functionError: 'Unhandled' }),
+    },
+    responsePayload: failed ? lambdaError(ending.fault) : resultValue(ending.result),
+  };
+}
+
+/** Publishes; throws an AtollError where the broker is away. */
+export async function send(
+  destination: DestinationSpec,
+  parts: DestinationParts,
+  event: TriggerEvent,
+  body: unknown,
+): Promise<void> {
+  const data = Buffer.from(JSON.stringify(body));
+  if (destination.nats) {
+    const connection = parts.nats?.current();
+    if (!connection)
+      throw new AtollError('NatsUnavailable', `NATS is away: nothing sent to ${destination.nats.subject}`);
+    const headers = natsHeaders();
+    headers.set('Atoll-Hops', String(Number(event.headers['Atoll-Hops'] ?? 0) + 1));
+    connection.publish(destination.nats.subject, data, { headers });
+    await connection.flush();
+  }
+  if (destination.mqtt) {
+    if (!parts.mqtt)
+      throw new AtollError('MqttUnavailable', `no MQTT broker: nothing sent to ${destination.mqtt.topic}`);
+    await parts.mqtt().publish(destination.mqtt.topic, data);
+  }
+}
+
+function decoded(encoding: Encoding, data: Uint8Array): unknown {
+  const bytes = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+  if (encoding === 'binary') return bytes.toString('base64');
+  const text = bytes.toString();
+  if (encoding === 'text') return text;
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
+function resultValue(result: Result | undefined): unknown {
+  return result ? decoded(result.encoding, result.data) : null;
+}
