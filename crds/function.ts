@@ -1,117 +1,263 @@
 /**
  * The Function kind, once: schema, defaults and limits, the types derived from it, and validation.
- * `function.yaml` (the CustomResourceDefinition) is generated from this file.
+ * `function.yaml` (the CustomResourceDefinition) and the tables of docs/reference/function.md are generated from
+ * this file and `rules.ts`: run `node crds/generate.ts` after a change.
+ *
+ * Patterns are read by two engines, JavaScript's (with the u flag) and RE2 in the API server: no \s, no dot, no
+ * look-around. What one pattern of one field can say stands here; what needs a sentence or two fields is a rule.
  */
 import { Type, type Static, type TSchema } from 'typebox';
+import { check, type Problem } from './check.ts';
+import { invokeTrigger, memoryMax, memoryMin, nameAllowed, namePattern, rules } from './rules.ts';
+
+export { problemText, type Problem } from './check.ts';
+export { invokeTrigger, memoryBytes, namePattern } from './rules.ts';
 
 export const apiVersion = 'atoll.dev/v1alpha1';
 export const kind = 'Function';
 
 const strict = { additionalProperties: false } as const;
+/** Kubernetes' own types, of which only the known part is described: the cluster checks the rest. */
+const open = { additionalProperties: true } as const;
 const optional = <S extends TSchema>(schema: S) => Type.Optional(schema);
 
-/** `<name>`, ≤ 52 characters: it becomes a Service name, a NATS subject token and a consumer name. */
-export const namePattern = '^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$';
+interface Words {
+  description?: string;
+  default?: unknown;
+}
+
+const choice = <const V extends string>(values: readonly V[], options: Words = {}) =>
+  Type.Unsafe<V>({ type: 'string', enum: values, ...options });
+const integerChoice = <const V extends number>(values: readonly V[], options: Words = {}) =>
+  Type.Unsafe<V>({ type: 'integer', enum: values, ...options });
+const textMap = (description: string) =>
+  Type.Unsafe<Record<string, string>>({
+    type: 'object',
+    description,
+    maxProperties: 64,
+    additionalProperties: { type: 'string', maxLength: 4096 },
+  });
+/** Elements with the same keys are one element, as server-side apply merges them. */
+const listMap = (...keys: string[]) => ({
+  'x-kubernetes-list-type': 'map',
+  'x-kubernetes-list-map-keys': keys,
+});
+
+const keyRef = (what: string) =>
+  optional(
+    Type.Object(
+      {
+        name: Type.String({ minLength: 1, maxLength: 253, description: `Name of the ${what}.` }),
+        key: Type.String({ minLength: 1, maxLength: 253, description: `Key in the ${what}.` }),
+        optional: optional(
+          Type.Boolean({ description: 'True: without it the variable is not set, instead of not starting.' }),
+        ),
+      },
+      { ...strict, description: `A key of a ${what} in the function's namespace.` },
+    ),
+  );
 
 const EnvVar = Type.Object(
   {
-    name: Type.String({ pattern: '^[A-Za-z_][A-Za-z0-9_]*$', maxLength: 128 }),
-    value: optional(Type.String({ maxLength: 32768 })),
+    name: Type.String({
+      pattern: '^[A-Za-z_][A-Za-z0-9_]*$',
+      allowed: 'letters, digits and "_", no digit first',
+      maxLength: 128,
+      description: 'Name of the variable.',
+    }),
+    value: optional(
+      Type.String({ maxLength: 32768, description: 'Its value. Neither value nor valueFrom: empty.' }),
+    ),
     valueFrom: optional(
       Type.Object(
         {
-          secretKeyRef: optional(
+          secretKeyRef: keyRef('Secret'),
+          configMapKeyRef: keyRef('ConfigMap'),
+          fieldRef: optional(
             Type.Object(
-              { name: Type.String(), key: Type.String(), optional: optional(Type.Boolean()) },
-              strict,
+              {
+                apiVersion: optional(Type.String({ maxLength: 64, description: 'Of the path; v1.' })),
+                fieldPath: Type.String({
+                  minLength: 1,
+                  maxLength: 253,
+                  description: 'A field of the pod, such as spec.nodeName. Clusters only.',
+                }),
+              },
+              { ...strict, description: 'A field of the pod.' },
             ),
           ),
-          configMapKeyRef: optional(
-            Type.Object(
-              { name: Type.String(), key: Type.String(), optional: optional(Type.Boolean()) },
-              strict,
-            ),
-          ),
-          fieldRef: optional(Type.Object({ fieldPath: Type.String() }, strict)),
         },
-        strict,
+        { ...strict, description: 'Where the value comes from, instead of value.' },
       ),
     ),
   },
   strict,
 );
 
-const Delivery = Type.Union([Type.Literal('AtLeastOnce'), Type.Literal('AtMostOnce')], {
-  default: 'AtLeastOnce',
-});
+const delivery = () =>
+  choice(['AtLeastOnce', 'AtMostOnce'], {
+    default: 'AtLeastOnce',
+    description:
+      'AtLeastOnce stores events in the inbox (JetStream) before they are acknowledged; AtMostOnce needs no JetStream and may lose what was not handled yet.',
+  });
 
 const NatsTrigger = Type.Object(
   {
-    subject: Type.String({ maxLength: 256 }),
-    queue: optional(Type.String({ minLength: 1, maxLength: 128 })),
-    broadcast: Type.Boolean({ default: false }),
-    reply: Type.Union([Type.Literal('Always'), Type.Literal('Never')], { default: 'Always' }),
+    subject: Type.String({
+      minLength: 1,
+      maxLength: 256,
+      description: 'Subject to subscribe to; * and > as in NATS.',
+    }),
+    queue: optional(
+      Type.String({
+        minLength: 1,
+        maxLength: 128,
+        pattern: '^[^ \\t\\r\\n\\f]+$',
+        allowed: 'a name without spaces',
+        description: 'Queue group, taken literally. Default: one of its own for each trigger.',
+      }),
+    ),
+    broadcast: Type.Boolean({
+      default: false,
+      description: 'True: no queue group, every replica gets every message.',
+    }),
+    reply: choice(['Always', 'Never'], {
+      default: 'Always',
+      description: 'Always: a message with a reply subject is a request and gets the result.',
+    }),
   },
-  strict,
+  { ...strict, description: 'Messages of a NATS subject.' },
 );
 
 const JetStreamTrigger = Type.Object(
   {
-    stream: Type.String({ pattern: '^[^\\s.*>/\\\\]{1,128}$' }),
-    subject: optional(Type.String({ maxLength: 256 })),
-    domain: optional(Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$' })),
-    startAt: Type.Union([Type.Literal('New'), Type.Literal('All')], { default: 'New' }),
-    batchSize: Type.Integer({ minimum: 1, maximum: 10000, default: 1 }),
-    batchWindowMs: Type.Integer({ minimum: 0, maximum: 300000, default: 0 }),
+    stream: Type.String({
+      pattern: '^[^ \\t\\r\\n\\f.*>/\\\\]{1,128}$',
+      allowed: 'a stream name: at most 128 characters, no space, ".", "*", ">", "/" or "\\"',
+      maxLength: 128,
+      description: 'The stream. It must exist; Atoll does not create it.',
+    }),
+    subject: optional(
+      Type.String({ minLength: 1, maxLength: 256, description: 'Only messages of these subjects.' }),
+    ),
+    domain: optional(
+      Type.String({
+        pattern: '^[A-Za-z0-9_-]{1,64}$',
+        allowed: 'letters, digits, "_" and "-", at most 64',
+        maxLength: 64,
+        description: 'JetStream domain the stream lies in. Default: the one connected to.',
+      }),
+    ),
+    startAt: choice(['New', 'All'], {
+      default: 'New',
+      description:
+        'Where a new trigger begins: what arrives from now on, or everything the stream still has.',
+    }),
+    batchSize: Type.Integer({
+      minimum: 1,
+      maximum: 10000,
+      default: 1,
+      description: 'Messages per invocation; above 1 the event is { Records } as SQS gives it.',
+    }),
+    batchWindowMs: Type.Integer({
+      minimum: 0,
+      maximum: 300000,
+      default: 0,
+      description: 'How long to wait for a batch to fill.',
+    }),
   },
-  strict,
+  { ...strict, description: 'Messages of a JetStream stream.' },
 );
 
 const MqttTrigger = Type.Object(
   {
-    topic: Type.String({ minLength: 1, maxLength: 1024 }),
-    qos: Type.Union([Type.Literal(0), Type.Literal(1), Type.Literal(2)], { default: 1 }),
-    version: Type.Union([Type.Literal(4), Type.Literal(5)], { default: 4 }),
-    delivery: Delivery,
+    topic: Type.String({ minLength: 1, maxLength: 1024, description: 'Topic filter; + and # as in MQTT.' }),
+    qos: integerChoice([0, 1, 2], { default: 1, description: 'QoS to subscribe with.' }),
+    version: integerChoice([4, 5], {
+      default: 4,
+      description: "Protocol: 4 is MQTT 3.1.1 (also NATS' MQTT listener), 5 is MQTT 5.",
+    }),
+    delivery: delivery(),
   },
-  strict,
+  { ...strict, description: 'Messages of an MQTT topic filter.' },
 );
+
+export const httpMethods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
 
 const HttpTrigger = Type.Object(
   {
-    path: Type.String({ pattern: '^/', maxLength: 1024 }),
-    pathType: Type.Union([Type.Literal('Exact'), Type.Literal('Prefix')], { default: 'Exact' }),
+    path: Type.String({
+      pattern: '^/[^ ?#\\t\\r\\n\\f]*$',
+      allowed: 'a path that begins with "/", without "?", "#" and spaces',
+      maxLength: 1024,
+      description: 'Path at the gateway.',
+    }),
+    pathType: choice(['Exact', 'Prefix'], {
+      default: 'Exact',
+      description: 'Exact: this path only. Prefix: also all below it.',
+    }),
     methods: optional(
-      Type.Array(
-        Type.Union(
-          (['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const).map((method) =>
-            Type.Literal(method),
-          ),
-        ),
-        { minItems: 1, maxItems: 7 },
-      ),
+      Type.Array(choice(httpMethods), {
+        minItems: 1,
+        maxItems: httpMethods.length,
+        uniqueItems: true,
+        description: 'Methods to answer. Default: all.',
+      }),
     ),
-    auth: optional(Type.Union([Type.Literal('None'), Type.Literal('Key')])),
+    auth: optional(
+      choice(['None', 'Key'], {
+        description: 'Whether callers need a key. Default: None on loopback, Key on any other address.',
+      }),
+    ),
   },
-  strict,
+  { ...strict, description: 'Requests to a path of the gateway.' },
 );
 
 const ScheduleTrigger = Type.Object(
   {
-    cron: optional(Type.String({ minLength: 1, maxLength: 256 })),
-    timeZone: optional(Type.String({ minLength: 1, maxLength: 64 })),
-    every: optional(Type.String({ pattern: '^[1-9][0-9]*(ms|s|m|h|d)$' })),
-    catchUp: Type.Boolean({ default: false }),
-    delivery: Delivery,
+    cron: optional(
+      Type.String({
+        minLength: 1,
+        maxLength: 128,
+        description: 'Five fields (minute hour day month weekday), or six with seconds first.',
+      }),
+    ),
+    timeZone: optional(
+      Type.String({
+        minLength: 1,
+        maxLength: 64,
+        description:
+          'IANA name of the zone whose wall clock cron reads, such as Europe/Berlin. Default: UTC.',
+      }),
+    ),
+    every: optional(
+      Type.String({
+        pattern: '^([1-9][0-9]{2,8}ms|[1-9][0-9]{0,5}[smh]|[1-9][0-9]{0,2}d)$',
+        allowed: 'a whole number with ms, s, m, h or d, from 100ms to 999d, such as 500ms or 5m',
+        maxLength: 16,
+        description: 'Interval; ticks lie on its multiples since 1970-01-01T00:00Z.',
+      }),
+    ),
+    catchUp: Type.Boolean({
+      default: false,
+      description: 'True: ticks missed while nothing ran are made up for by one run.',
+    }),
+    delivery: delivery(),
   },
-  strict,
+  { ...strict, description: 'The clock: cron or every.' },
 );
 
 const Trigger = Type.Object(
   {
-    name: Type.String({ pattern: namePattern }),
-    encoding: Type.Union([Type.Literal('json'), Type.Literal('text'), Type.Literal('binary')], {
+    name: Type.String({
+      pattern: namePattern,
+      allowed: nameAllowed,
+      maxLength: 52,
+      description: `Name, unique in the function; "${invokeTrigger}" is reserved.`,
+    }),
+    encoding: choice(['json', 'text', 'binary'], {
       default: 'json',
+      description: 'What the payload is: parsed JSON, a string, or a Buffer.',
     }),
     nats: optional(NatsTrigger),
     jetstream: optional(JetStreamTrigger),
@@ -122,80 +268,334 @@ const Trigger = Type.Object(
   strict,
 );
 
-const Destination = Type.Object(
-  {
-    nats: optional(Type.Object({ subject: Type.String({ maxLength: 256 }) }, strict)),
-    mqtt: optional(Type.Object({ topic: Type.String({ maxLength: 1024 }) }, strict)),
-  },
-  strict,
-);
+const destination = (when: string) =>
+  optional(
+    Type.Object(
+      {
+        nats: optional(
+          Type.Object(
+            {
+              subject: Type.String({
+                minLength: 1,
+                maxLength: 256,
+                description: 'Subject, without wildcards.',
+              }),
+            },
+            { ...strict, description: 'Publish it on NATS.' },
+          ),
+        ),
+        mqtt: optional(
+          Type.Object(
+            {
+              topic: Type.String({ minLength: 1, maxLength: 1024, description: 'Topic, without wildcards.' }),
+            },
+            { ...strict, description: 'Publish it on MQTT.' },
+          ),
+        ),
+      },
+      {
+        ...strict,
+        description: `Where Lambda's destination record goes ${when}; exactly one of nats, mqtt.`,
+      },
+    ),
+  );
 
 const Package = Type.Object(
   {
-    uri: optional(Type.String({ pattern: '^(s3|https|file)://', maxLength: 2048 })),
-    sha256: optional(Type.String({ pattern: '^[0-9a-f]{64}$' })),
-    inline: optional(Type.String({ maxLength: 65536 })),
+    uri: optional(
+      Type.String({
+        pattern:
+          '^(s3://[a-z0-9][a-z0-9.-]{1,62}/[^ \\t\\r\\n\\f]+|https://[^/@ \\t\\r\\n\\f]+/[^ \\t\\r\\n\\f]*|file:///[^ \\t\\r\\n\\f]+)$',
+        allowed: 's3://bucket/key, https://host/path (no user or password in it) or file:///absolute/path',
+        maxLength: 2048,
+        description: 'Where the tar.gz lies: s3://bucket/key, https://…, or file:///… in a directory store.',
+      }),
+    ),
+    sha256: optional(
+      Type.String({
+        pattern: '^[0-9a-f]{64}$',
+        allowed: '64 lowercase hexadecimal digits',
+        maxLength: 64,
+        description: 'Digest of the tar.gz at uri; what is there must have it.',
+      }),
+    ),
+    inline: optional(
+      Type.String({
+        minLength: 1,
+        maxLength: 65536,
+        description: "The handler module's source itself (ECMAScript module), at most 64 KiB.",
+      }),
+    ),
   },
-  strict,
+  {
+    ...strict,
+    description: 'The code: uri and sha256, or inline. Without it the function waits (NoPackage).',
+  },
 );
+
+const intOrString = (description: string) =>
+  Type.Unsafe<number | string>({
+    'x-kubernetes-int-or-string': true,
+    anyOf: [{ type: 'integer' }, { type: 'string' }],
+    description,
+  });
+const quantities = (description: string) =>
+  Type.Unsafe<Record<string, number | string>>({
+    type: 'object',
+    description,
+    maxProperties: 32,
+    additionalProperties: intOrString('Quantity.'),
+  });
+
+const Placement = Type.Object(
+  {
+    everyNode: optional(
+      Type.Boolean({ description: 'True: one replica on every node that fits; replicas is ignored.' }),
+    ),
+    nodeSelector: optional(textMap('Labels a node must have.')),
+    tolerations: optional(
+      Type.Array(
+        Type.Object(
+          {
+            key: optional(
+              Type.String({ maxLength: 317, description: 'Taint key; none with Exists: every taint.' }),
+            ),
+            operator: optional(Type.String({ maxLength: 16, description: 'Exists or Equal.' })),
+            value: optional(Type.String({ maxLength: 64, description: 'Taint value.' })),
+            effect: optional(
+              choice(['NoSchedule', 'PreferNoSchedule', 'NoExecute'], { description: 'Taint effect.' }),
+            ),
+            tolerationSeconds: optional(
+              Type.Integer({ description: 'How long a NoExecute taint is tolerated.' }),
+            ),
+          },
+          strict,
+        ),
+        { maxItems: 32, description: 'Taints that do not keep the function away.' },
+      ),
+    ),
+    affinity: optional(
+      Type.Object(
+        {
+          nodeAffinity: optional(Type.Object({}, { ...open, description: 'As in a pod.' })),
+          podAffinity: optional(Type.Object({}, { ...open, description: 'As in a pod.' })),
+          podAntiAffinity: optional(Type.Object({}, { ...open, description: 'As in a pod.' })),
+        },
+        { ...strict, description: "The pod's affinity." },
+      ),
+    ),
+  },
+  { ...strict, description: 'Which nodes of a cluster it runs on.' },
+);
+
+const Pod = Type.Object(
+  {
+    labels: optional(textMap('Labels of the pods.')),
+    annotations: optional(textMap('Annotations of the pods.')),
+    resources: optional(
+      Type.Object(
+        {
+          requests: optional(quantities('What the scheduler sets aside.')),
+          limits: optional(quantities('What it may not exceed.')),
+        },
+        { ...strict, description: "The container's resources. Default: derived from memory and processes." },
+      ),
+    ),
+    volumes: optional(
+      Type.Array(
+        Type.Object(
+          {
+            name: Type.String({ minLength: 1, maxLength: 63, description: 'Name, for volumeMounts.' }),
+          },
+          open,
+        ),
+        { ...listMap('name'), maxItems: 32, description: 'Volumes, as in a pod.' },
+      ),
+    ),
+    volumeMounts: optional(
+      Type.Array(
+        Type.Object(
+          {
+            name: Type.String({ minLength: 1, maxLength: 63, description: 'Name of the volume.' }),
+            mountPath: Type.String({
+              minLength: 1,
+              maxLength: 1024,
+              description: 'Where the handler sees it.',
+            }),
+            mountPropagation: optional(Type.String({ maxLength: 64, description: 'As in a pod.' })),
+            readOnly: optional(Type.Boolean({ description: 'As in a pod.' })),
+            recursiveReadOnly: optional(Type.String({ maxLength: 64, description: 'As in a pod.' })),
+            subPath: optional(Type.String({ maxLength: 1024, description: 'A path inside the volume.' })),
+            subPathExpr: optional(Type.String({ maxLength: 1024, description: 'As in a pod.' })),
+          },
+          strict,
+        ),
+        { ...listMap('mountPath'), maxItems: 32, description: 'Where the volumes appear.' },
+      ),
+    ),
+    imagePullSecrets: optional(
+      Type.Array(
+        Type.Object({ name: Type.String({ maxLength: 253, description: 'Name of the Secret.' }) }, strict),
+        { maxItems: 16, description: 'Secrets for pulling the image.' },
+      ),
+    ),
+  },
+  { ...strict, description: 'Parts of the pod. Clusters only; elsewhere a condition says it is ignored.' },
+);
+
+const patterns = (description: string) =>
+  Type.Array(Type.String({ minLength: 1, maxLength: 1024 }), { maxItems: 64, default: [], description });
 
 export const FunctionSpecSchema = Type.Object(
   {
-    runtime: Type.Union([Type.Literal('nodejs24.x'), Type.Literal('nodejs22.x')], { default: 'nodejs24.x' }),
-    handler: Type.String({ maxLength: 128, default: 'index.handler' }),
+    runtime: choice(['nodejs24.x', 'nodejs22.x'], {
+      default: 'nodejs24.x',
+      description: 'The Node version that runs the handler.',
+    }),
+    handler: Type.String({
+      maxLength: 128,
+      default: 'index.handler',
+      description:
+        'file.export, as in Lambda: index.handler is the export handler of index.mjs, .js or .cjs.',
+    }),
     package: optional(Package),
-    timeoutSeconds: Type.Integer({ minimum: 1, maximum: 900, default: 30 }),
-    memory: Type.String({ default: '128Mi' }),
-    concurrency: Type.Integer({ minimum: 1, maximum: 1000, default: 1 }),
-    processes: Type.Integer({ minimum: 1, maximum: 64, default: 1 }),
-    spareProcesses: Type.Integer({ minimum: 0, maximum: 16, default: 0 }),
-    replicas: Type.Integer({ minimum: 0, maximum: 1000, default: 1 }),
+    timeoutSeconds: Type.Integer({
+      minimum: 1,
+      maximum: 900,
+      default: 30,
+      description: 'How long one invocation may take.',
+    }),
+    memory: Type.String({
+      pattern: '^[0-9]{1,12}([.][0-9]{1,9})?(k|M|G|Ki|Mi|Gi)?$',
+      allowed: `a quantity from ${memoryMin} to ${memoryMax}, such as 128Mi or 1Gi`,
+      maxLength: 32,
+      default: '128Mi',
+      description: `Memory of each handler process, ${memoryMin} to ${memoryMax}.`,
+    }),
+    concurrency: Type.Integer({
+      minimum: 1,
+      maximum: 1000,
+      default: 1,
+      description: 'Invocations at a time in one handler process; 1 as in Lambda.',
+    }),
+    processes: Type.Integer({
+      minimum: 1,
+      maximum: 64,
+      default: 1,
+      description: 'Handler processes of each replica.',
+    }),
+    spareProcesses: Type.Integer({
+      minimum: 0,
+      maximum: 16,
+      default: 0,
+      description: 'Processes kept ready to take the place of one that ends.',
+    }),
+    replicas: Type.Integer({
+      minimum: 0,
+      maximum: 1000,
+      default: 1,
+      description: 'Hosts that run it in a cluster. Ignored with placement.everyNode.',
+    }),
     scaling: optional(
       Type.Object(
         {
-          minReplicas: Type.Integer({ minimum: 0, maximum: 1000, default: 1 }),
-          maxReplicas: Type.Integer({ minimum: 1, maximum: 1000 }),
-          targetInFlight: optional(Type.Integer({ minimum: 1 })),
-          targetCPUPercent: optional(Type.Integer({ minimum: 1, maximum: 100 })),
-          targetLag: optional(Type.Integer({ minimum: 1 })),
+          minReplicas: Type.Integer({
+            minimum: 0,
+            maximum: 1000,
+            default: 1,
+            description: 'Never fewer replicas.',
+          }),
+          maxReplicas: Type.Integer({ minimum: 1, maximum: 1000, description: 'Never more replicas.' }),
+          targetInFlight: optional(
+            Type.Integer({ minimum: 1, maximum: 1000000, description: 'Invocations at a time per replica.' }),
+          ),
+          targetCPUPercent: optional(
+            Type.Integer({ minimum: 1, maximum: 100, description: 'CPU per replica.' }),
+          ),
+          targetLag: optional(
+            Type.Integer({
+              minimum: 1,
+              maximum: 1000000000,
+              description: 'Events waiting at the source per replica.',
+            }),
+          ),
         },
-        strict,
+        {
+          ...strict,
+          description: 'Replicas by load; exactly one of targetInFlight, targetCPUPercent, targetLag.',
+        },
       ),
     ),
-    // Kubernetes' own types: the cluster checks them; elsewhere a condition says they are ignored.
-    placement: optional(Type.Object({ everyNode: optional(Type.Boolean()) }, { additionalProperties: true })),
-    pod: optional(Type.Object({}, { additionalProperties: true })),
-    env: Type.Array(EnvVar, { maxItems: 128, default: [] }),
-    triggers: Type.Array(Trigger, { maxItems: 16, default: [] }),
+    placement: optional(Placement),
+    pod: optional(Pod),
+    env: Type.Array(EnvVar, {
+      ...listMap('name'),
+      maxItems: 128,
+      default: [],
+      description: 'Environment variables of the handler.',
+    }),
+    triggers: Type.Array(Trigger, {
+      ...listMap('name'),
+      maxItems: 16,
+      default: [],
+      description: 'What calls the function. Each has exactly one of nats, jetstream, mqtt, http, schedule.',
+    }),
     retry: Type.Object(
       {
-        maxAttempts: Type.Integer({ minimum: 1, maximum: 1000, default: 3 }),
-        minBackoffMs: Type.Integer({ minimum: 1, maximum: 3600000, default: 1000 }),
-        maxBackoffMs: Type.Integer({ minimum: 1, maximum: 3600000, default: 60000 }),
-        maxAgeSeconds: Type.Integer({ minimum: 1, maximum: 1209600, default: 21600 }),
+        maxAttempts: Type.Integer({
+          minimum: 1,
+          maximum: 1000,
+          default: 3,
+          description: 'Failed invocations after which an event is dead-lettered.',
+        }),
+        minBackoffMs: Type.Integer({
+          minimum: 1,
+          maximum: 3600000,
+          default: 1000,
+          description: 'Wait before the second attempt; it doubles from there.',
+        }),
+        maxBackoffMs: Type.Integer({
+          minimum: 1,
+          maximum: 3600000,
+          default: 60000,
+          description: 'The longest wait between attempts.',
+        }),
+        maxAgeSeconds: Type.Integer({
+          minimum: 1,
+          maximum: 1209600,
+          default: 21600,
+          description: 'An event older than this is dead-lettered instead of tried again.',
+        }),
       },
-      { ...strict, default: {} },
+      {
+        ...strict,
+        default: {},
+        description: 'What happens when an invocation fails and nobody waits for it.',
+      },
     ),
-    recursion: Type.Union([Type.Literal('Terminate'), Type.Literal('Allow')], { default: 'Terminate' }),
+    recursion: choice(['Terminate', 'Allow'], {
+      default: 'Terminate',
+      description: 'Terminate stops a chain of functions that calls itself after 16 hops.',
+    }),
     permissions: optional(
       Type.Object(
         {
-          publish: Type.Array(Type.String({ maxLength: 1024 }), { maxItems: 64, default: [] }),
-          call: Type.Array(Type.String({ maxLength: 1024 }), { maxItems: 64, default: [] }),
+          publish: patterns('Subjects and topics the handler may publish on.'),
+          call: patterns('Subjects and services the handler may call.'),
         },
-        strict,
+        { ...strict, description: 'What the handler may reach through the host. Required on robots.' },
       ),
     ),
-    onSuccess: optional(Destination),
-    onFailure: optional(Destination),
+    onSuccess: destination('when an invocation nobody waits for succeeded'),
+    onFailure: destination('when an event is dead-lettered'),
   },
-  strict,
+  { ...strict, description: 'What is to run, and when.' },
 );
 
 export type FunctionSpec = Static<typeof FunctionSpecSchema>;
 export type TriggerSpec = Static<typeof Trigger>;
 export type RetryPolicy = FunctionSpec['retry'];
-export type DestinationSpec = Static<typeof Destination>;
+export type DestinationSpec = NonNullable<FunctionSpec['onSuccess']>;
 export type PackageSpec = Static<typeof Package>;
 export type EnvVarSpec = Static<typeof EnvVar>;
 export type Encoding = TriggerSpec['encoding'];
@@ -228,32 +628,81 @@ export interface ObjectMeta {
   annotations?: Record<string, string>;
 }
 
-export interface Condition {
-  type: 'Ready' | 'PackageReady' | 'TriggersReady' | 'Available' | 'Progressing';
-  status: 'True' | 'False' | 'Unknown';
-  reason: string;
-  message: string;
-  observedGeneration: number;
-  lastTransitionTime: string;
-}
+const time = () => Type.String({ format: 'date-time', description: 'When.' });
 
-export interface TriggerStatus {
-  name: string;
-  ready: boolean;
-  reason: string;
-  message: string;
-}
+/** Written by the controller alone; the limits are those of its writers. */
+export const FunctionStatusSchema = Type.Object(
+  {
+    observedGeneration: optional(Type.Integer({ description: 'Generation of the spec this speaks of.' })),
+    replicas: optional(Type.Integer({ description: 'Hosts that run it.' })),
+    readyReplicas: optional(Type.Integer({ description: 'Those that are ready.' })),
+    selector: optional(Type.String({ description: 'Label selector of the pods, for /scale.' })),
+    packageSha256: optional(Type.String({ description: 'Digest of the package that answers now.' })),
+    history: optional(
+      Type.Array(
+        Type.Object(
+          { packageSha256: Type.String({ description: 'Digest of the package.' }), time: time() },
+          strict,
+        ),
+        { description: 'Packages that answered before, newest first.' },
+      ),
+    ),
+    conditions: optional(
+      Type.Array(
+        Type.Object(
+          {
+            type: choice(['Ready', 'PackageReady', 'TriggersReady', 'Available', 'Progressing'], {
+              description: 'What it is about.',
+            }),
+            status: choice(['True', 'False', 'Unknown'], { description: 'Whether it is so.' }),
+            reason: Type.String({ description: 'Why, in one word.' }),
+            message: Type.String({ description: 'Why, for people.' }),
+            observedGeneration: Type.Integer({ description: 'Generation of the spec this speaks of.' }),
+            lastTransitionTime: time(),
+          },
+          strict,
+        ),
+        { ...listMap('type'), description: 'The state, as kubectl wait reads it.' },
+      ),
+    ),
+    triggers: optional(
+      Type.Array(
+        Type.Object(
+          {
+            name: Type.String({ description: 'Name of the trigger.' }),
+            ready: Type.Boolean({ description: 'Whether events can arrive.' }),
+            reason: Type.String({ description: 'Why not, in one word.' }),
+            message: Type.String({ description: 'Why not, for people.' }),
+          },
+          strict,
+        ),
+        { ...listMap('name'), description: 'Each trigger.' },
+      ),
+    ),
+    lastError: optional(
+      Type.Object(
+        {
+          code: Type.String({ description: 'Code, as in the list of errors.' }),
+          message: Type.String({ description: 'What was wrong with which value.' }),
+          time: time(),
+        },
+        { ...strict, description: 'What last kept it from being ready. Never about a single event.' },
+      ),
+    ),
+  },
+  { ...strict, description: 'What runs. Written by the controller.' },
+);
 
-export interface FunctionStatus {
-  observedGeneration?: number;
-  replicas?: number;
-  readyReplicas?: number;
-  selector?: string;
-  packageSha256?: string;
-  history?: { packageSha256: string; time: string }[];
-  conditions?: Condition[];
-  triggers?: TriggerStatus[];
-  lastError?: { code: string; message: string; time: string };
+export type FunctionStatus = Static<typeof FunctionStatusSchema>;
+export type Condition = NonNullable<FunctionStatus['conditions']>[number];
+export type TriggerStatus = NonNullable<FunctionStatus['triggers']>[number];
+
+/** What a user writes, checked and with the defaults filled in; without the status. */
+export interface FunctionManifest {
+  apiVersion: typeof apiVersion;
+  kind: typeof kind;
+  metadata: ObjectMeta;
+  spec: FunctionSpec;
 }
 
 /** A Function as the store hands it out: spec complete (defaults filled in), metadata complete. */
@@ -274,4 +723,70 @@ export function sourceOf(
     if (source !== undefined) return { kind, source } as ReturnType<typeof sourceOf>;
   }
   throw new Error(`trigger "${trigger.name}" has no source`);
+}
+
+/** The object as a whole. Of metadata only what a user may set or `faas get` prints is known. */
+const ObjectSchema = Type.Object(
+  {
+    apiVersion: choice([apiVersion]),
+    kind: choice([kind]),
+    metadata: Type.Object(
+      {
+        name: Type.String(),
+        namespace: optional(
+          Type.String({
+            pattern: '^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$',
+            allowed: 'lowercase letters, digits and "-", at most 63, a letter or digit first and last',
+          }),
+        ),
+        labels: optional(Type.Unsafe({ type: 'object', additionalProperties: { type: 'string' } })),
+        annotations: optional(Type.Unsafe({ type: 'object', additionalProperties: { type: 'string' } })),
+        uid: optional(Type.String()),
+        resourceVersion: optional(Type.String()),
+        generation: optional(Type.Integer()),
+        creationTimestamp: optional(Type.String()),
+        deletionTimestamp: optional(Type.String()),
+        deletionGracePeriodSeconds: optional(Type.Integer()),
+        generateName: optional(Type.String()),
+        selfLink: optional(Type.String()),
+        finalizers: optional(Type.Array(Type.String())),
+        ownerReferences: optional(Type.Array(Type.Object({}, open))),
+        managedFields: optional(Type.Array(Type.Object({}, open))),
+      },
+      strict,
+    ),
+    spec: FunctionSpecSchema,
+    status: optional(Type.Object({}, open)),
+  },
+  strict,
+);
+
+/**
+ * Whether the object is a Function, as the API server judges it: the same defaults, the same verdicts. Every
+ * problem is named, not only the first. The argument stays as it was; a status in it is left out.
+ */
+export function validate(
+  object: unknown,
+): { ok: true; object: FunctionManifest } | { ok: false; problems: Problem[] } {
+  const checked = check(ObjectSchema, rules, object);
+  if (!checked.ok) return checked;
+  const { status: _, ...manifest } = checked.value as FunctionManifest & { status?: unknown };
+  return { ok: true, object: manifest };
+}
+
+/** Milliseconds of spec.triggers[].schedule.every. */
+export function everyMs(every: string): number {
+  const [, count, unit] = /^([0-9]+)(ms|s|m|h|d)$/.exec(every) ?? [];
+  const unitMs = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }[unit ?? ''];
+  if (unitMs === undefined) throw new RangeError(`"${every}" is not an interval such as 500ms or 5m`);
+  return Number(count) * unitMs;
+}
+
+/** The two parts of spec.handler, as Lambda reads it: `src/app.api.get` is the export `api.get` of `src/app`. */
+export function parseHandler(handler: string): { file: string; export: string } {
+  const dot = handler.indexOf('.', handler.lastIndexOf('/') + 1);
+  if (dot <= 0 || dot === handler.length - 1) {
+    throw new RangeError(`"${handler}" is not <file without extension>.<export>`);
+  }
+  return { file: handler.slice(0, dot), export: handler.slice(dot + 1) };
 }

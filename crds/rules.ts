@@ -1,0 +1,300 @@
+/**
+ * What the schema alone cannot say, each rule written once for both judges: `rule` is CEL and goes into the
+ * CustomResourceDefinition, `check` is the same in TypeScript. Both see a value that fits its schema, with the
+ * defaults filled in.
+ *
+ * The API server bounds what a rule may cost, for the largest object the schema allows: prefer one regular
+ * expression to a list macro, and give every string and list in reach a maximum.
+ */
+import type { FunctionSpec, TriggerSpec } from './function.ts';
+
+/** `<name>`, ≤ 52 characters: it becomes a Service name, a NATS subject token and a consumer name. */
+export const namePattern = '^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$';
+export const nameAllowed =
+  'a lowercase letter first, then letters, digits and "-", a letter or digit last, at most 52 characters';
+/** Asynchronous invokes travel through the inbox under this name, so no trigger may have it. */
+export const invokeTrigger = 'invoke';
+export const memoryMin = '32Mi';
+export const memoryMax = '10Gi';
+/** All plain values of spec.env together: they are sent to each handler process when it starts. */
+export const envMaxCharacters = 131072;
+
+export interface Rule {
+  /** The node it belongs to: `spec.triggers[].nats`; '' is the whole object. */
+  readonly path: string;
+  /** CEL; `self` is the node. */
+  readonly rule: string;
+  readonly message: string;
+  /** The field below the node that is to blame, such as `.metadata.name`. */
+  readonly fieldPath?: string;
+  readonly check: (self: unknown) => boolean;
+}
+
+function rule<T>(
+  path: string,
+  cel: string,
+  message: string,
+  check: (self: T) => boolean,
+  fieldPath?: string,
+): Rule {
+  return {
+    path,
+    rule: cel,
+    message,
+    ...(fieldPath && { fieldPath }),
+    check: (self) => check(self as T),
+  };
+}
+
+/** The text has to match, as a whole; `pattern` means the same to JavaScript and RE2. */
+function matches(path: string, pattern: string, message: string): Rule {
+  const regexp = new RegExp(pattern, 'u');
+  return rule<string>(path, `self.matches(r'${pattern}')`, message, (self) => regexp.test(self));
+}
+
+function matchesNot(path: string, pattern: string, message: string): Rule {
+  const regexp = new RegExp(pattern, 'u');
+  return rule<string>(path, `!self.matches(r'${pattern}')`, message, (self) => !regexp.test(self));
+}
+
+/** Exactly one of the fields is there. */
+function exactlyOne(path: string, fields: readonly string[]): Rule {
+  const cel = `[${fields.map((field) => `has(self.${field})`).join(', ')}].exists_one(given, given)`;
+  return rule<Record<string, unknown>>(
+    path,
+    cel,
+    `must have exactly one of ${fields.join(', ')}`,
+    (self) => fields.filter((field) => Object.hasOwn(self, field)).length === 1,
+  );
+}
+
+// NATS: tokens between dots. A `*` or `>` that is not a whole token is legal in NATS, but always a mistake.
+const token = '[^ \\t\\r\\n\\f.*>]+';
+const subjectFilter = `^((${token}|[*])([.](${token}|[*]))*([.]>)?|>)$`;
+const literalSubject = `^${token}([.]${token})*$`;
+// Subjects the server and Atoll speak on. A function that hears its own acknowledgements never ends.
+const internalSubject = '^(atoll|_INBOX|[$]JS|[$]SYS|[$]NRG|[$]MQTT|[$]KV[.]ATOLL_[^.]*)([.]|$)';
+const wildcardsOnly = '^([*][.])*([*]|>)$';
+const subjectMessage =
+  'must be a NATS subject: tokens between single dots, no spaces, "*" only as a whole token, ">" only as the last one';
+const internalMessage =
+  'must not be a subject of NATS or Atoll itself (atoll, _INBOX, $JS, $SYS, $NRG, $MQTT, $KV.ATOLL_…)';
+
+// MQTT 3.1.1 section 4.7. A level that is just "*" or ">" would be a wildcard in NATS' MQTT listener.
+const level = '([^/+#*>\\x00][^/+#\\x00]*|[*>][^/+#\\x00]+)?';
+const topicFilter = `^(#|(${level}|[+])(/(${level}|[+]))*(/#)?)$`;
+const literalTopic = `^${level}(/${level})*$`;
+
+/** Cron fields as croner reads them; what passes here must pass there (a property test holds it to that). */
+const anyCase = (name: string) => [...name].map((c) => `[${c}${c.toLowerCase()}]`).join('');
+const months = 'JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC'.split(' ').map(anyCase).join('|');
+const days = 'MON TUE WED THU FRI SAT SUN'.split(' ').map(anyCase);
+// "FRI-MON" would run backwards, so a range of names is one of those that do not.
+const dayRanges = days.slice(0, -1).map((day, i) => `${day}-(${days.slice(i + 1).join('|')})`);
+const second = '[0-5]?[0-9]';
+const hour = '([01]?[0-9]|2[0-3])';
+const dayOfMonth = '(0?[1-9]|[12][0-9]|3[01])';
+const month = '(0?[1-9]|1[0-2])';
+function cronField(value: string, step: string, ...more: string[]): string {
+  const item = [`([*]|${value}-${value})(/${step})?`, '[?]', value, ...more].join('|');
+  return `(${item})(,(${item}))*`;
+}
+const cronSixty = cronField(second, '(0?[1-9]|[1-5][0-9])');
+const cronPattern = `^(${[
+  `${cronSixty} )?${cronSixty}`,
+  cronField(hour, '(0?[1-9]|1[0-9]|2[0-3])'),
+  cronField(dayOfMonth, dayOfMonth, 'L'),
+  cronField(month, month, months),
+  cronField('[0-7]', '[1-7]', `([0-7]|${days.join('|')})(#[1-5]|L)?`, ...dayRanges),
+].join(' ')}$`;
+
+// As Lambda, plus what would change the handler process before the handler is there.
+const reservedEnv =
+  '^(_HANDLER|_X_AMZN_TRACE_ID|AWS_REGION|AWS_DEFAULT_REGION|AWS_EXECUTION_ENV|AWS_LAMBDA_.*|LAMBDA_TASK_ROOT|LAMBDA_RUNTIME_DIR|NODE_OPTIONS|ATOLL_.*)$';
+
+const units: Record<string, number> = {
+  '': 1,
+  k: 1e3,
+  M: 1e6,
+  G: 1e9,
+  Ki: 1024,
+  Mi: 1024 ** 2,
+  Gi: 1024 ** 3,
+};
+
+/** Bytes of a Kubernetes quantity that fits the schema of spec.memory, fractions of a byte rounded up. */
+export function memoryBytes(quantity: string): number {
+  const [, number = '', unit = ''] = /^([0-9.]+)([A-Za-z]*)$/.exec(quantity) ?? [];
+  const factor = units[unit];
+  if (!number || factor === undefined) throw new RangeError(`"${quantity}" is not a quantity such as 128Mi`);
+  return Math.ceil(Number(number) * factor);
+}
+
+const hasZone = (timeZone: string): boolean => {
+  try {
+    const { timeZone: known } = new Intl.DateTimeFormat('en', { timeZone }).resolvedOptions();
+    // Intl does not look at case, the zone files of the API server do.
+    return known === timeZone || known.toLowerCase() !== timeZone.toLowerCase();
+  } catch {
+    return false;
+  }
+};
+
+const sources = ['nats', 'jetstream', 'mqtt', 'http', 'schedule'] as const satisfies (keyof TriggerSpec)[];
+
+export const rules: readonly Rule[] = [
+  rule<{ metadata: { name: string } }>(
+    '',
+    `self.metadata.name.matches(r'${namePattern}')`,
+    `must be ${nameAllowed}`,
+    (self) => new RegExp(namePattern, 'u').test(self.metadata.name),
+    '.metadata.name',
+  ),
+  matches(
+    'spec.handler',
+    '^([A-Za-z0-9_@-][A-Za-z0-9_.@-]*/)*[A-Za-z0-9_@-]+([.][A-Za-z_$][A-Za-z0-9_$]*)+$',
+    'must be <file without extension>.<export>, such as index.handler or src/app.handler, inside the package',
+  ),
+  rule<string>(
+    'spec.memory',
+    `quantity(self).compareTo(quantity('${memoryMin}')) >= 0 && quantity(self).compareTo(quantity('${memoryMax}')) <= 0`,
+    `must be from ${memoryMin} to ${memoryMax}`,
+    (self) => memoryBytes(self) >= memoryBytes(memoryMin) && memoryBytes(self) <= memoryBytes(memoryMax),
+  ),
+
+  exactlyOne('spec.package', ['uri', 'inline']),
+  rule<NonNullable<FunctionSpec['package']>>(
+    'spec.package',
+    'has(self.uri) == has(self.sha256)',
+    'uri and sha256 go together: what lies at the uri is only run when it has this digest',
+    (self) => (self.uri !== undefined) === (self.sha256 !== undefined),
+  ),
+
+  matchesNot(
+    'spec.env[].name',
+    reservedEnv,
+    'is reserved: the runtime sets it (_HANDLER, _X_AMZN_TRACE_ID, AWS_REGION, AWS_DEFAULT_REGION, AWS_EXECUTION_ENV, AWS_LAMBDA_…, LAMBDA_TASK_ROOT, LAMBDA_RUNTIME_DIR, NODE_OPTIONS, ATOLL_…)',
+  ),
+  rule<FunctionSpec['env'][number]>(
+    'spec.env[]',
+    '!(has(self.value) && has(self.valueFrom))',
+    'must not have both value and valueFrom',
+    (self) => self.value === undefined || self.valueFrom === undefined,
+  ),
+  exactlyOne('spec.env[].valueFrom', ['secretKeyRef', 'configMapKeyRef', 'fieldRef']),
+  rule<FunctionSpec['env']>(
+    'spec.env',
+    `self.map(variable, has(variable.value) ? size(variable.value) : 0).sum() <= ${envMaxCharacters}`,
+    `the values together must not have more than ${envMaxCharacters} characters`,
+    (self) => self.reduce((sum, { value }) => sum + [...(value ?? '')].length, 0) <= envMaxCharacters,
+  ),
+
+  rule<string>(
+    'spec.triggers[].name',
+    `self != '${invokeTrigger}'`,
+    `is reserved: asynchronous invokes go by the name "${invokeTrigger}"`,
+    (self) => self !== invokeTrigger,
+  ),
+  exactlyOne('spec.triggers[]', sources),
+
+  matches('spec.triggers[].nats.subject', subjectFilter, subjectMessage),
+  matchesNot('spec.triggers[].nats.subject', internalSubject, internalMessage),
+  matchesNot(
+    'spec.triggers[].nats.subject',
+    wildcardsOnly,
+    'must have at least one token that is not a wildcard: it would hear the messages of NATS and Atoll itself',
+  ),
+  rule<NonNullable<TriggerSpec['nats']>>(
+    'spec.triggers[].nats',
+    '!(self.broadcast && has(self.queue))',
+    'must not have queue with broadcast: true, which means no queue group',
+    (self) => !(self.broadcast && self.queue !== undefined),
+  ),
+
+  matchesNot(
+    'spec.triggers[].jetstream.stream',
+    '^(KV_|OBJ_)?ATOLL_',
+    "must not be one of Atoll's own streams (ATOLL_…); use spec.onFailure to act on dead letters",
+  ),
+  matches('spec.triggers[].jetstream.subject', subjectFilter, subjectMessage),
+
+  matches(
+    'spec.triggers[].mqtt.topic',
+    topicFilter,
+    'must be an MQTT topic filter: "#" only as the last level, "+" only as a whole level, no NUL, no level that is just "*" or ">"',
+  ),
+  matchesNot(
+    'spec.triggers[].mqtt.topic',
+    '^(atoll|_INBOX)(/|$)',
+    "must not begin with the level atoll or _INBOX, which are Atoll's own",
+  ),
+
+  exactlyOne('spec.triggers[].schedule', ['cron', 'every']),
+  rule<NonNullable<TriggerSpec['schedule']>>(
+    'spec.triggers[].schedule',
+    '!has(self.timeZone) || has(self.cron)',
+    'must not have timeZone without cron: every counts from 1970-01-01T00:00Z',
+    (self) => self.timeZone === undefined || self.cron !== undefined,
+  ),
+  matches(
+    'spec.triggers[].schedule.cron',
+    cronPattern,
+    'must be five cron fields (minute hour day month weekday) or six (second first), such as "*/5 * * * *" or "0 8 * * MON-FRI"',
+  ),
+  rule<string>(
+    'spec.triggers[].schedule.cron',
+    "self.findAll(r'[0-9]+-[0-9]+').all(range, int(range.split('-')[0]) <= int(range.split('-')[1]))",
+    'must not have a range that runs backwards, such as 30-10',
+    (self) => (self.match(/[0-9]+-[0-9]+/gu) ?? []).every((range) => !runsBackwards(range)),
+  ),
+  matches(
+    'spec.triggers[].schedule.timeZone',
+    '^(UTC|[A-Z][A-Za-z0-9_+-]*(/[A-Z][A-Za-z0-9_+-]*){1,2})$',
+    'must be the name of a time zone, such as UTC or Europe/Berlin',
+  ),
+  rule<string>(
+    'spec.triggers[].schedule.timeZone',
+    "timestamp('1970-01-01T00:00:00Z').getHours(self) >= 0",
+    'must be a time zone that exists, such as UTC or Europe/Berlin',
+    hasZone,
+  ),
+
+  rule<FunctionSpec['retry']>(
+    'spec.retry',
+    'self.minBackoffMs <= self.maxBackoffMs',
+    'minBackoffMs must not be more than maxBackoffMs',
+    (self) => self.minBackoffMs <= self.maxBackoffMs,
+  ),
+  rule<NonNullable<FunctionSpec['scaling']>>(
+    'spec.scaling',
+    'self.minReplicas <= self.maxReplicas',
+    'minReplicas must not be more than maxReplicas',
+    (self) => self.minReplicas <= self.maxReplicas,
+  ),
+  exactlyOne('spec.scaling', ['targetInFlight', 'targetCPUPercent', 'targetLag']),
+
+  ...(['onSuccess', 'onFailure'] as const).flatMap((field) => [
+    exactlyOne(`spec.${field}`, ['nats', 'mqtt']),
+    matches(
+      `spec.${field}.nats.subject`,
+      literalSubject,
+      'must be a NATS subject without wildcards: tokens between single dots, no spaces',
+    ),
+    matchesNot(`spec.${field}.nats.subject`, internalSubject, internalMessage),
+    matches(
+      `spec.${field}.mqtt.topic`,
+      literalTopic,
+      'must be an MQTT topic without "+" and "#", without NUL and without a level that is just "*" or ">"',
+    ),
+    matchesNot(
+      `spec.${field}.mqtt.topic`,
+      '^(atoll|_INBOX|[$]SYS)(/|$)',
+      "must not begin with the level atoll, _INBOX or $SYS, which are Atoll's and the broker's own",
+    ),
+  ]),
+];
+
+function runsBackwards(range: string): boolean {
+  const [from = 0, to = 0] = range.split('-').map(Number);
+  return from > to;
+}
