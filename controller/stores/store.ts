@@ -1,5 +1,6 @@
 /** Where desired state lives. `test/contracts/store.ts` holds every store to this. */
 import type { FunctionObject, FunctionStatus } from '../../crds/function.ts';
+import { AtollError } from '../../runtime/errors.ts';
 
 export interface Key {
   readonly namespace: string;
@@ -15,15 +16,41 @@ export interface Watchable {
 }
 
 export interface Store extends Watchable {
+  /** Rejects with UnreadableObjectError when what is stored is not a valid Function (edited by hand). */
   get(key: Key): Promise<FunctionObject | undefined>;
+  /** Leaves out what cannot be read, or gives its last readable form. */
   list(namespace?: string): Promise<FunctionObject[]>;
   /**
    * Creates or replaces spec, labels and annotations; validates and fills defaults first. Bumps generation when the
-   * spec changed. `metadata.resourceVersion`, when given, must be the current one, else Conflict.
+   * spec changed. `metadata.resourceVersion`, when given, must be the current one, else AtollError Conflict.
+   * Rejects with InvalidObjectError. `dryRun` checks all of it, gives what would be stored, and stores nothing.
    */
   put(object: unknown, options?: { dryRun?: boolean }): Promise<FunctionObject>;
   /** False: there was none. */
   remove(key: Key): Promise<boolean>;
   /** Touches the status only; does nothing when it is equal or the object is gone. */
   writeStatus(key: Key, status: FunctionStatus): Promise<void>;
+}
+
+/** What was to be stored is not a valid Function. `problems` has every one of them, a sentence each. */
+export class InvalidObjectError extends AtollError {
+  readonly problems: readonly string[];
+
+  constructor(what: string, problems: readonly string[]) {
+    super('InvalidObject', `${what} is not valid: ${problems.join('; ')}`);
+    this.problems = problems;
+  }
+}
+
+/** What is stored is not a valid Function any more. What runs is left running. */
+export class UnreadableObjectError extends InvalidObjectError {
+  readonly key: Key;
+  /** The last status written, so that it can go on telling what runs. */
+  readonly status: FunctionStatus | undefined;
+
+  constructor(key: Key, file: string, problems: readonly string[], status: FunctionStatus | undefined) {
+    super(file, problems);
+    this.key = key;
+    this.status = status;
+  }
 }

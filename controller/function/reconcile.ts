@@ -1,0 +1,36 @@
+/** The whole reconcile: get → gone? remove : ensure → write the status of what is observed. Waits for nothing. */
+import type { Backend } from '../backends/backend.ts';
+import { TerminalError, type Reconcile } from '../engine/engine.ts';
+import { UnreadableObjectError, type Store } from '../stores/store.ts';
+import { routesOf, type RouteConflict } from './routes.ts';
+import { statusOf, statusOfUnreadable } from './status.ts';
+import { workloadFor } from './workload.ts';
+
+export interface ReconcileParts {
+  readonly store: Store;
+  readonly backend: Backend;
+  /** ms since the epoch. */
+  readonly now?: () => number;
+}
+
+export function reconcileFunctions({ store, backend, now = Date.now }: ReconcileParts): Reconcile {
+  return async (key) => {
+    const object = await store.get(key).catch(async (error: unknown) => {
+      if (!(error instanceof UnreadableObjectError)) throw error;
+      // What runs goes on running: a slip of the editor is no reason to stop answering.
+      const problem = { reason: error.code, message: error.message };
+      await store.writeStatus(key, statusOfUnreadable(error.status ?? {}, problem, now()));
+      throw new TerminalError(error.message, { cause: error });
+    });
+    if (!object) return backend.remove(key);
+    await backend.ensure(workloadFor(object));
+    const conflicts = object.spec.triggers.some(({ http }) => http)
+      ? routesOf(await store.list()).conflicts.filter((one) => isOf(one, key))
+      : [];
+    const observation = await backend.observe(key);
+    await store.writeStatus(key, statusOf({ object, observation, conflicts, now: now() }));
+  };
+}
+
+const isOf = (one: RouteConflict, key: { namespace: string; name: string }): boolean =>
+  one.namespace === key.namespace && one.name === key.name;

@@ -1,0 +1,62 @@
+/** A lock between processes on one machine that a killed holder cannot keep. */
+import { randomBytes } from 'node:crypto';
+import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { identify, isSameProcess, type ProcessIdentity } from '../../runtime/process/identity.ts';
+import { fileMode, folderMode } from './atomic-file.ts';
+
+/** Random within this, so that two that met do not meet again. */
+const retryMs = 20;
+
+export interface Lock {
+  release(): Promise<void>;
+}
+
+/** Somebody else still held it when the wait was over. */
+export class LockedError extends Error {
+  readonly holder: ProcessIdentity;
+
+  constructor(name: string, holder: ProcessIdentity) {
+    super(`the lock "${name}" is held by process ${holder.pid}`);
+    this.name = 'LockedError';
+    this.holder = holder;
+  }
+}
+
+/**
+ * Each contender puts down a file of its own, `<name>.<pid>-<starttime>.<random>`, and holds the lock if there is
+ * no other of a living process; else it takes its file back and tries again. Of two that come at once at least
+ * the later one sees the other. A file of a dead process is removed by whoever finds it: since its name is never
+ * used again, that can never remove a living one's, which a single lock file cannot promise.
+ */
+export async function takeLock(folder: string, name: string, options: { waitMs: number }): Promise<Lock> {
+  const own = identify(process.pid);
+  if (!own) throw new Error('this process cannot be identified: /proc is missing');
+  await mkdir(folder, { recursive: true, mode: folderMode });
+  const deadline = Date.now() + options.waitMs;
+  for (;;) {
+    const file = `${name}.${own.pid}-${own.startTime}.${randomBytes(6).toString('hex')}`;
+    const path = join(folder, file);
+    await writeFile(path, '', { flag: 'wx', mode: fileMode });
+    const other = await livingOther(folder, name, file).catch(async (error: unknown) => {
+      await rm(path, { force: true });
+      throw error;
+    });
+    if (!other) return { release: () => rm(path, { force: true }) };
+    await rm(path, { force: true });
+    if (Date.now() >= deadline) throw new LockedError(name, other);
+    await pause(1 + Math.random() * retryMs);
+  }
+}
+
+async function livingOther(folder: string, name: string, own: string): Promise<ProcessIdentity | undefined> {
+  for (const entry of await readdir(folder)) {
+    if (entry === own || !entry.startsWith(`${name}.`)) continue;
+    const [, pid, startTime] = /^\.(\d+)-(\d+)\.[0-9a-f]+$/.exec(entry.slice(name.length)) ?? [];
+    if (pid === undefined || startTime === undefined) continue;
+    if (isSameProcess(Number(pid), startTime)) return { pid: Number(pid), startTime };
+    await rm(join(folder, entry), { force: true });
+  }
+  return undefined;
+}
