@@ -33,6 +33,16 @@ export const errorCodes = {
     retryable: false,
     text: 'spec.handler must be <file without extension>.<export>, such as index.handler.',
   },
+  'Runtime.CallbackHandlerDeprecated': {
+    whose: 'yours',
+    retryable: false,
+    text: 'The handler takes a callback as third parameter; like Lambda since Node.js 24, only its promise or return value is used.',
+  },
+  'Runtime.InitError': {
+    whose: 'yours',
+    retryable: true,
+    text: 'The handler module threw while it was loaded. The message has the error.',
+  },
   'Runtime.UnhandledPromiseRejection': {
     whose: 'yours',
     retryable: true,
@@ -149,6 +159,11 @@ export const errorCodes = {
     whose: 'yours',
     retryable: false,
     text: 'The request was not let in: its Host, its Origin or its key; the message says which (docs/reference/doors.md).',
+  },
+  ClockSkewed: {
+    whose: 'yours',
+    retryable: true,
+    text: 'The request was signed for a time more than five minutes off: set the clock of the client or the site right.',
   },
   KeysRefused: {
     whose: 'ours',
