@@ -1,0 +1,155 @@
+/** One invocation for a caller: at once through the host, or later through the inbox. Lambda's door and ours share it. */
+import { randomUUID } from 'node:crypto';
+import type { FunctionObject } from '../crds/function.ts';
+import type { Backend } from '../controller/backends/backend.ts';
+import { type Key, keyText } from '../controller/stores/store.ts';
+import { AtollError, type Code } from '../runtime/errors.ts';
+import type { Inbox } from '../runtime/inbox.ts';
+import type { Functions } from './functions.ts';
+import { type Hosts, waitMs } from './hosts.ts';
+
+export interface InvocationRequest {
+  readonly key: Key;
+  /** JSON, checked by `payloadProblem`. */
+  readonly payload: Uint8Array;
+  /** The last 4 KB of the log are wanted. */
+  readonly tail?: boolean;
+  /** Lambda's client context: base64 of JSON. */
+  readonly clientContext?: string | undefined;
+  /** The caller went away. */
+  readonly signal: AbortSignal;
+}
+
+export interface InvocationAnswer {
+  readonly requestId: string;
+  /** False: `body` is Lambda's error object { errorType, errorMessage, trace }. */
+  readonly ok: boolean;
+  readonly contentType: string;
+  readonly body: Uint8Array;
+  /** base64 */
+  readonly logTail?: string;
+}
+
+/** All reject with AtollError; FunctionNotFound when there is none of that name. */
+export interface Invocations {
+  /** Rejects with FunctionNotReady, TooManyRequests, TooLarge or ConnectionLost. */
+  call(request: InvocationRequest): Promise<InvocationAnswer>;
+  /** Resolves when the inbox has stored it, also while the function is down. Rejects as `Inbox.put`. */
+  enqueue(request: Pick<InvocationRequest, 'key' | 'payload'>): Promise<{ requestId: string }>;
+  /** Resolves if the function could be called. */
+  check(key: Key): Promise<void>;
+}
+
+export function openInvocations(parts: {
+  functions: Functions;
+  backend: Pick<Backend, 'address'>;
+  hosts: Hosts;
+  inbox?: Inbox;
+}): Invocations {
+  const { functions, backend, hosts, inbox } = parts;
+
+  async function existing(key: Key): Promise<FunctionObject> {
+    const object = await functions.get(key);
+    if (!object) throw new AtollError('FunctionNotFound', `there is no function ${keyText(key)}`);
+    return object;
+  }
+
+  return {
+    async call({ key, payload, tail, clientContext, signal }) {
+      const { spec } = await existing(key);
+      const address = backend.address(key);
+      if (address === undefined) throw notReady(key);
+      const requestId = randomUUID();
+      const response = await hosts.request(address, {
+        method: 'POST',
+        path: `/invoke/${key.namespace}/${key.name}`,
+        headers: {
+          'content-type': 'application/json',
+          'atoll-id': requestId,
+          ...(tail && { 'atoll-tail': 'true' }),
+          ...(clientContext !== undefined && { 'atoll-client-context': clientContext }),
+        },
+        body: payload,
+        signal,
+        waitMs: waitMs(spec.timeoutSeconds),
+      });
+      const body = new Uint8Array(await response.body.arrayBuffer());
+      const outcome = response.headers['atoll-outcome'];
+      if (response.statusCode !== 200 || outcome === undefined)
+        throw refusalOf(response.statusCode, body, key);
+      const logTail = response.headers['atoll-log-tail'];
+      return {
+        requestId,
+        ok: outcome === 'returned',
+        contentType: String(response.headers['content-type'] ?? 'application/json'),
+        body,
+        ...(typeof logTail === 'string' && { logTail }),
+      };
+    },
+    async enqueue({ key, payload }) {
+      await existing(key);
+      if (!inbox)
+        throw new AtollError('InboxUnavailable', 'this site has no JetStream: the event was not accepted');
+      const requestId = randomUUID();
+      await inbox.put(key, {
+        id: requestId,
+        trigger: 'invoke',
+        kind: 'invoke',
+        subject: key.name,
+        time: Date.now(),
+        attempt: 1,
+        headers: {},
+        encoding: 'json',
+        data: payload,
+      });
+      return { requestId };
+    },
+    async check(key) {
+      await existing(key);
+    },
+  };
+}
+
+function notReady(key: Key): AtollError {
+  return new AtollError(
+    'FunctionNotReady',
+    `function ${keyText(key)} is not running at the moment; its status says why`,
+  );
+}
+
+/** The host answered for itself, not for the handler. */
+function refusalOf(statusCode: number, body: Uint8Array, key: Key): AtollError {
+  const code = (
+    { 413: 'TooLarge', 429: 'TooManyRequests', 404: 'FunctionNotReady', 503: 'FunctionNotReady' } as Record<
+      number,
+      Code
+    >
+  )[statusCode];
+  // The store knows the function: a host that does not know it is about to.
+  if (code === 'FunctionNotReady') return notReady(key);
+  return new AtollError(code ?? 'Internal', messageIn(body) ?? `the host answered ${statusCode}`);
+}
+
+function messageIn(body: Uint8Array): string | undefined {
+  try {
+    const { message } = JSON.parse(Buffer.from(body).toString()) as { message?: unknown };
+    return typeof message === 'string' ? message : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** No payload is an empty object, as Lambda has it. */
+export function payloadOf(body: Uint8Array): Uint8Array {
+  return body.length === 0 ? Buffer.from('{}') : body;
+}
+
+/** Why these bytes are not JSON; undefined if they are. */
+export function payloadProblem(payload: Uint8Array): string | undefined {
+  try {
+    JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(payload));
+    return undefined;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}

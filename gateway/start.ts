@@ -1,0 +1,191 @@
+/** The gateway: the door to what runs. Composes its parts, listens, stops. */
+import { type AddressInfo, isIPv6 } from 'node:net';
+import fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
+import type { Backend } from '../controller/backends/backend.ts';
+import type { Store } from '../controller/stores/store.ts';
+import { maxPayloadBytes } from '../runtime/config.ts';
+import { AtollError } from '../runtime/errors.ts';
+import type { Inbox } from '../runtime/inbox.ts';
+import type { Log } from '../runtime/log.ts';
+import { invocationsRoute } from './api/invocations.ts';
+import { logsRoute } from './api/logs.ts';
+import { siteRoute } from './api/site.ts';
+import { statusRoute } from './api/status.ts';
+import { admit, type Door, type DoorPolicy, isLoopbackAddress } from './doors.ts';
+import { type Functions, openFunctions } from './functions.ts';
+import { openHosts } from './hosts.ts';
+import { openInvocations } from './invocation.ts';
+import { Keys, readKeysFile } from './keys.ts';
+import { lambdaRoutes } from './lambda/index.ts';
+import { metricsRoute, openGatewayMetrics } from './metrics.ts';
+import { answerProblem } from './problem.ts';
+import { triggerRoutes } from './proxy.ts';
+import { decorateRequests } from './request.ts';
+import { isReserved, match, pathOf } from './routes.ts';
+
+export interface GatewayOptions {
+  readonly host: string;
+  /** Preferred; the next free one is taken when it is not to be had. 0: any. */
+  readonly port: number;
+  /** Needed off loopback. Format and rules: docs/reference/doors.md. */
+  readonly keysFile?: string;
+  /** Ask for keys on loopback too. Off loopback they are always asked for. */
+  readonly requireKeys?: boolean;
+  /** Origins of pages that may call: scheme://host:port. */
+  readonly allowedOrigins?: readonly string[];
+  readonly site: string;
+  readonly siteInfo: () => object;
+  readonly store: Store;
+  readonly backend: Pick<Backend, 'address' | 'logs' | 'observe'>;
+  readonly inbox?: Inbox;
+  /** The controller's own, as Prometheus text. */
+  readonly metrics?: () => Promise<string>;
+  readonly log: Log;
+}
+
+export interface Gateway {
+  readonly url: string;
+  readonly host: string;
+  readonly port: number;
+  /** Takes nothing new, lets open requests end until `deadline` (ms since the epoch), then cuts them. */
+  stop(deadline: number): Promise<void>;
+}
+
+/** Rejects with AtollError KeysRefused, or with the system's error when it cannot listen. */
+export async function startGateway(options: GatewayOptions): Promise<Gateway> {
+  const { host, store, backend, log, inbox } = options;
+  const policy = await doorPolicyOf(options);
+  const functions = await openFunctions(store, log);
+  const hosts = openHosts();
+  const invocations = openInvocations({ functions, backend, hosts, ...(inbox && { inbox }) });
+  const metrics = openGatewayMetrics();
+  const stopping = new AbortController();
+
+  const app = openApp(log);
+  app.addHook('onRequest', (request) => enter(request, functions, policy));
+  app.addHook('onResponse', (request, reply, done) => {
+    metrics.answered(routeLabel(request), reply.statusCode);
+    done();
+  });
+  app.get('/healthz', { config: { door: 'open', route: 'healthz' } }, () => ({ status: 'ok' }));
+  metricsRoute(app, {
+    own: metrics.registry,
+    ...(options.metrics && { controller: options.metrics }),
+    functions,
+    backend,
+    hosts,
+    log,
+  });
+  siteRoute(app, options.siteInfo);
+  statusRoute(app, functions, backend);
+  logsRoute(app, { functions, backend, stopping: stopping.signal });
+  invocationsRoute(app, invocations);
+  lambdaRoutes(app, invocations, log);
+  triggerRoutes(app, { functions, backend, hosts });
+
+  const close = async () => {
+    functions.close();
+    stopping.abort();
+    await app.close();
+    await hosts.close();
+  };
+  try {
+    await listen(app, host, options.port);
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  const { port } = app.server.address() as AddressInfo;
+  return {
+    url: `http://${isIPv6(host) ? `[${host}]` : host}:${port}`,
+    host,
+    port,
+    async stop(deadline) {
+      const cut = setTimeout(() => app.server.closeAllConnections(), Math.max(0, deadline - Date.now()));
+      await close();
+      clearTimeout(cut);
+    },
+  };
+}
+
+function openApp(log: Log): FastifyInstance {
+  const app = fastify({
+    bodyLimit: maxPayloadBytes,
+    forceCloseConnections: 'idle',
+    // ARNs are long.
+    routerOptions: { maxParamLength: 512 },
+    exposeHeadRoutes: false,
+  });
+  app.setErrorHandler(answerProblem(log));
+  app.setNotFoundHandler(() => {
+    throw new AtollError('NotFound', 'there is nothing here');
+  });
+  decorateRequests(app);
+  return app;
+}
+
+/** The same address with and without keys: what differs is whether they are asked for. */
+async function doorPolicyOf(options: GatewayOptions): Promise<DoorPolicy> {
+  const loopback = isLoopbackAddress(options.host);
+  const keysAsked = !loopback || options.requireKeys === true;
+  if (keysAsked && options.keysFile === undefined) {
+    throw new AtollError(
+      'KeysRefused',
+      `listening on ${options.host} needs a keys file: anybody who reaches that address could run code here`,
+    );
+  }
+  return {
+    loopback,
+    keysAsked,
+    keys: options.keysFile === undefined ? new Keys() : await readKeysFile(options.keysFile),
+    allowedOrigins: new Set(options.allowedOrigins),
+  };
+}
+
+async function enter(request: FastifyRequest, functions: Functions, policy: DoorPolicy): Promise<void> {
+  const admission = await admit(
+    {
+      method: request.method,
+      url: request.raw.url ?? '',
+      headers: request.headers,
+      body: () => request.wholeBody(maxPayloadBytes),
+    },
+    doorOf(request, functions),
+    policy,
+    Date.now(),
+  );
+  if (!admission.admitted) {
+    throw new AtollError(admission.why === 'Clock' ? 'ClockSkewed' : 'AccessDenied', admission.message);
+  }
+  if (admission.keyId !== undefined) request.keyId = admission.keyId;
+}
+
+/** Looked up before anybody is let in, since a trigger says itself who may. */
+function doorOf(request: FastifyRequest, functions: Functions): Door {
+  const { door } = request.routeOptions.config;
+  if (door !== undefined) return { kind: door };
+  const path = pathOf(request.raw.url ?? '');
+  if (path !== undefined && isReserved(path)) return { kind: 'control' };
+  request.match = path === undefined ? { kind: 'none' } : match(functions.routes(), request.method, path);
+  const auth = request.match.kind === 'none' ? undefined : request.match.route.auth;
+  return { kind: 'trigger', ...(auth && { auth }) };
+}
+
+function routeLabel({ routeOptions, match }: FastifyRequest): string {
+  return routeOptions.config.route ?? (match && match.kind !== 'none' ? 'http' : 'unknown');
+}
+
+/** How many ports after the preferred one are tried before any free one is taken. */
+const portsTried = 20;
+
+async function listen(app: FastifyInstance, host: string, preferred: number): Promise<void> {
+  for (let step = 0; ; step++) {
+    const port = preferred === 0 || step > portsTried || preferred + step > 65_535 ? 0 : preferred + step;
+    try {
+      await app.listen({ host, port });
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE' || port === 0) throw error;
+    }
+  }
+}
