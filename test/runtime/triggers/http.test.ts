@@ -1,0 +1,267 @@
+import { once } from 'node:events';
+import { connect } from 'node:net';
+import { afterEach, expect, test } from 'vitest';
+import type { Delivery, Result, Settlement } from '../../../runtime/event.ts';
+import { openLog } from '../../../runtime/log.ts';
+import { maxPayloadBytes } from '../../../runtime/config.ts';
+import { openServer } from '../../../runtime/server.ts';
+import { httpResponse, openHttp } from '../../../runtime/triggers/http.ts';
+import { openInvoke } from '../../../runtime/triggers/invoke.ts';
+import type { TriggerContext } from '../../../runtime/triggers/trigger.ts';
+
+const log = openLog({ level: 'silent' });
+const closing: (() => Promise<void>)[] = [];
+afterEach(async () => {
+  for (const close of closing.splice(0).reverse()) await close();
+});
+
+const json = (value: unknown): Result => ({ encoding: 'json', data: Buffer.from(JSON.stringify(value)) });
+const report = { requestId: 'r', durationMs: 1, maxMemoryMiB: 1, coldStart: false };
+const failed = (code: string): Settlement => ({
+  kind: 'failed',
+  fault: { code, message: 'secret detail' },
+  reason: 'RetriesExhausted',
+  report,
+});
+
+async function open(kind: 'http' | 'invoke', timeoutSeconds = 5) {
+  const server = openServer({ host: '127.0.0.1', port: 0 }, log);
+  const context: TriggerContext = {
+    site: 'local',
+    function: { namespace: 'default', name: 'api', uid: 'u' },
+    name: 'web',
+    encoding: 'json',
+    retry: { maxAttempts: 1, minBackoffMs: 1, maxBackoffMs: 1, maxAgeSeconds: 1 },
+    timeoutSeconds,
+    capacity: 1,
+    server,
+    log,
+    report: () => undefined,
+    dropped: () => undefined,
+    deadLetter: async () => undefined,
+  };
+  const trigger =
+    kind === 'http' ? openHttp({ path: '/things', pathType: 'Prefix' }, context) : openInvoke(context);
+  const { address } = await server.listen();
+  closing.push(() => server.close(0));
+  closing.push(() => trigger.close());
+  const deliveries = trigger.deliveries()[Symbol.asyncIterator]();
+  const next = async (): Promise<Delivery> => (await deliveries.next()).value as Delivery;
+  const base = kind === 'http' ? `${address}/http/default/api/web` : `${address}/invoke/default/api`;
+  return { base, next, trigger, deliveries };
+}
+
+test('a request becomes an event in payload format 2.0', async () => {
+  const { base, next } = await open('http');
+  const answered = fetch(`${base}/things/a%20b?x=1&x=2&y=`, {
+    method: 'PUT',
+    headers: {
+      cookie: 'a=1; b=2',
+      'x-many': 'one',
+      'x-forwarded-host': 'robot.local:8700',
+      'user-agent': 'test',
+    },
+    body: 'hello',
+  });
+  const delivery = await next();
+  expect(delivery).toMatchObject({ replies: true, redeliverable: false });
+  expect(Buffer.from(delivery.event.data).toString()).toBe('hello');
+  expect(delivery.event.detail).toMatchObject({
+    version: '2.0',
+    rawPath: '/things/a%20b',
+    rawQueryString: 'x=1&x=2&y=',
+    cookies: ['a=1', 'b=2'],
+    headers: { 'x-many': 'one', host: 'robot.local:8700' },
+    queryStringParameters: { x: '1,2', y: '' },
+    requestContext: {
+      domainName: 'robot.local:8700',
+      requestId: delivery.event.id,
+      stage: '$default',
+      http: { method: 'PUT', path: '/things/a%20b', protocol: 'HTTP/1.1', userAgent: 'test' },
+    },
+  });
+  await delivery.settle({ kind: 'done', result: json({ ok: true }) });
+  const response = await answered;
+  expect(response.status).toBe(200);
+  expect(response.headers.get('content-type')).toBe('application/json');
+  expect(await response.json()).toEqual({ ok: true });
+});
+
+test('status, headers with several values, cookies and a binary body come back as the handler gave them', async () => {
+  const { base, next } = await open('http');
+  const answered = fetch(`${base}/things`);
+  const result = {
+    statusCode: 201,
+    headers: { 'X-One': 1, 'content-type': 'image/png' },
+    multiValueHeaders: { 'x-two': ['a', 'b'] },
+    cookies: ['s=1; Path=/', 't=2'],
+    body: Buffer.from([0, 255, 1]).toString('base64'),
+    isBase64Encoded: true,
+  };
+  await (await next()).settle({ kind: 'done', result: json(result) });
+  const response = await answered;
+  expect(response.status).toBe(201);
+  expect(response.headers.get('x-one')).toBe('1');
+  expect(response.headers.get('x-two')).toBe('a, b');
+  expect(response.headers.getSetCookie()).toEqual(['s=1; Path=/', 't=2']);
+  expect(Buffer.from(await response.arrayBuffer())).toEqual(Buffer.from([0, 255, 1]));
+});
+
+test.each([
+  ['Error', 502],
+  ['Sandbox.Timedout', 504],
+  ['Runtime.ExitError', 502],
+  ['Runtime.Drained', 503],
+])('a fault %s is answered %i, and tells the caller nothing of the inside', async (code, status) => {
+  const { base, next } = await open('http');
+  const answered = fetch(`${base}/things`);
+  await (await next()).settle(failed(code));
+  const response = await answered;
+  expect(response.status).toBe(status);
+  expect(await response.text()).not.toContain('secret detail');
+  if (status === 503) expect(response.headers.get('retry-after')).toBe('1');
+});
+
+test.each([
+  ['a status code that is none', { statusCode: 'abc' }],
+  ['a status code out of range', { statusCode: 42 }],
+  ['a body that is no string', { statusCode: 200, body: { a: 1 } }],
+  ['a header with a line break', { statusCode: 200, headers: { a: 'b\r\nc: d' } }],
+  ['a header name with a space', { statusCode: 200, headers: { 'a b': 'c' } }],
+  ['cookies that are no list', { statusCode: 200, cookies: 'a=b' }],
+])('%s is a problem, not a response', (_name, value) => {
+  expect(httpResponse(json(value))).toHaveProperty('problem');
+});
+
+test('hop-by-hop headers and a content-length of the handler are left out', () => {
+  const given = {
+    statusCode: 200,
+    headers: { Connection: 'close', 'Content-Length': '99', 'x-a': 'b' },
+    body: 'hi',
+  };
+  expect(httpResponse(json(given))).toMatchObject({
+    headers: [
+      ['x-a', 'b'],
+      ['content-type', 'application/json'],
+    ],
+  });
+});
+
+test('a body over the limit is answered 413 and makes no event', async () => {
+  const { base, next } = await open('http');
+  const response = await fetch(`${base}/things`, { method: 'POST', body: Buffer.alloc(maxPayloadBytes + 1) });
+  expect(response.status).toBe(413);
+  const answered = fetch(`${base}/things`, { method: 'POST', body: Buffer.alloc(maxPayloadBytes) });
+  const delivery = await next();
+  expect(delivery.event.data.byteLength).toBe(maxPayloadBytes);
+  await delivery.settle({ kind: 'done' });
+  await answered;
+});
+
+test('a body over the limit without a length is cut off at the limit', async () => {
+  const { base } = await open('http');
+  const body = new ReadableStream<Uint8Array>({
+    pull(controller) {
+      controller.enqueue(new Uint8Array(1024 * 1024));
+    },
+  });
+  const sent = fetch(`${base}/things`, { method: 'POST', body, duplex: 'half' } as RequestInit);
+  const status = await sent.then((response) => response.status).catch(() => 413);
+  expect(status).toBe(413);
+});
+
+test('a request waits for a slot, and is answered 503 with Retry-After when it waited as long as it may', async () => {
+  const { base } = await open('http', 0.05);
+  const response = await fetch(`${base}/things`);
+  expect(response.status).toBe(503);
+  expect(response.headers.get('retry-after')).toBe('1');
+});
+
+test('a full queue answers 503 at once', async () => {
+  const { base, next } = await open('http', 30);
+  const statuses = Array.from({ length: 1001 }, () => fetch(`${base}/things`).then(({ status }) => status));
+  expect(await Promise.race(statuses)).toBe(503);
+  for (let settled = 0; settled < 1000; settled++) await (await next()).settle({ kind: 'done' });
+  expect((await Promise.all(statuses)).filter((status) => status === 200)).toHaveLength(1000);
+});
+
+test('a caller who goes away while waiting makes no event; one who goes away later aborts the signal', async () => {
+  const { base, next, deliveries } = await open('http', 30);
+  const { hostname, port, pathname } = new URL(base);
+  const send = async () => {
+    const socket = connect(Number(port), hostname);
+    await once(socket, 'connect');
+    socket.write(`GET ${pathname}/things HTTP/1.1\r\nhost: a\r\n\r\n`);
+    return socket;
+  };
+  const seen = next();
+  const running = await send();
+  const delivery = await seen;
+  const waiting = await send();
+  const aborted = once(delivery.signal as AbortSignal, 'abort');
+  running.destroy();
+  await aborted;
+  waiting.destroy();
+  await once(waiting, 'close');
+  const answered = fetch(`${base}/things?last`);
+  // The abandoned one may have been queued before; it is gone by the time the third arrives.
+  const last = await deliveries.next();
+  expect((last.value as Delivery).event.detail?.['rawQueryString']).toBe('last');
+  await (last.value as Delivery).settle({ kind: 'done' });
+  await answered;
+});
+
+test('after close what waits is still yielded, then the iterator ends', async () => {
+  const { base, trigger, deliveries, next } = await open('http', 30);
+  const answered = fetch(`${base}/things`);
+  const delivery = await next();
+  const waiting = fetch(`${base}/things?second`);
+  const second = next();
+  await delivery.settle({ kind: 'done' });
+  await answered;
+  await (await second).settle({ kind: 'done' });
+  await waiting;
+  await trigger.close();
+  expect((await deliveries.next()).done).toBe(true);
+  expect((await fetch(`${base}/things`)).status).toBe(404);
+});
+
+test('the invoke door hands over id and payload, and answers with outcome and log tail', async () => {
+  const { base, next } = await open('invoke');
+  const answered = fetch(base, {
+    method: 'POST',
+    headers: { 'atoll-id': 'req-1', 'atoll-tail': 'true' },
+    body: '{"a":1}',
+  });
+  const delivery = await next();
+  expect(delivery).toMatchObject({ tail: true, event: { id: 'req-1', kind: 'invoke', trigger: 'invoke' } });
+  await delivery.settle({ kind: 'done', result: json(7), report, tail: 'START\nEND' });
+  const response = await answered;
+  expect(response.headers.get('atoll-outcome')).toBe('returned');
+  expect(Buffer.from(response.headers.get('atoll-log-tail') ?? '', 'base64').toString()).toBe('START\nEND');
+  expect(await response.json()).toBe(7);
+});
+
+test.each([
+  ['Error', 'threw'],
+  ['Sandbox.Timedout', 'timedOut'],
+  ['Runtime.ExitError', 'crashed'],
+  ['Runtime.OutOfMemory', 'crashed'],
+])("a fault %s comes out of the invoke door as %s with Lambda's error object", async (code, outcome) => {
+  const { base, next } = await open('invoke');
+  const answered = fetch(base, { method: 'POST', body: '1' });
+  await (
+    await next()
+  ).settle({ kind: 'failed', fault: { code, message: 'why', stack: ['at x'] }, reason: 'Refused', report });
+  const response = await answered;
+  expect(response.headers.get('atoll-outcome')).toBe(outcome);
+  expect(await response.json()).toEqual({ errorType: code, errorMessage: 'why', trace: ['at x'] });
+});
+
+test('the invoke door takes POST only, and answers 429 when no slot became free in time', async () => {
+  const { base } = await open('invoke', 0.05);
+  expect((await fetch(base)).status).toBe(405);
+  const response = await fetch(base, { method: 'POST', body: '1' });
+  expect(response.status).toBe(429);
+  expect(response.headers.get('retry-after')).toBe('1');
+});
