@@ -1,0 +1,59 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { expect, test } from 'vitest';
+import { errorsPage } from '../docs/generate.ts';
+import { openMetrics } from '../runtime/metrics.ts';
+
+const root = resolve(import.meta.dirname, '..');
+const read = (file: string): string => readFileSync(join(root, file), 'utf8');
+const pages = [
+  'README.md',
+  'CONTRIBUTING.md',
+  'CHANGELOG.md',
+  ...['docs', 'bench', 'examples'].flatMap((folder) =>
+    existsSync(join(root, folder))
+      ? readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+          .filter((file) => file.endsWith('.md'))
+          .map((file) => join(folder, file))
+      : [],
+  ),
+];
+
+test('the errors page is what the table of codes makes (else: npm run generate)', () => {
+  expect(read('docs/reference/errors.md')).toBe(errorsPage());
+});
+
+test('every metric of a host has its row on the metrics page, with type and labels', async () => {
+  const page = read('docs/reference/metrics.md');
+  const { registry } = openMetrics();
+  for (const metric of await registry.getMetricsAsJSON()) {
+    expect(page).toMatch(
+      new RegExp(`^\\| \`${metric.name}\` \\| ${metric.type} \\| namespace, function`, 'm'),
+    );
+  }
+});
+
+test.each(pages)('links of %s lead somewhere', (page) => {
+  const links = [...read(page).matchAll(/\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)/g)].map(
+    (match) => match[1] ?? '',
+  );
+  const broken = links.filter((link) => !existsSync(resolve(root, dirname(page), link)));
+  expect(broken).toEqual([]);
+});
+
+test('files that the architecture page names exist', () => {
+  const named = [
+    ...read('docs/architecture.md').matchAll(
+      /`((?:crds|runtime|controller|gateway|cli|test|tools)\/[\w/-]*(?:\.ts)?)`/g,
+    ),
+  ].map((match) => match[1] ?? '');
+  expect(named.filter((file) => !existsSync(join(root, file)))).toEqual([]);
+});
+
+test('the decisions are numbered without gaps', () => {
+  const numbers = readdirSync(join(root, 'docs/decisions'))
+    .filter((file) => /^\d/.test(file))
+    .map((file) => Number(file.slice(0, 4)))
+    .sort((a, b) => a - b);
+  expect(numbers).toEqual(numbers.map((_, index) => index + 1));
+});
