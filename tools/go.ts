@@ -7,7 +7,7 @@ import type { GoTool } from './tools.ts';
 
 /** Builds the one binary; caches of modules and builds are as throw-away as the scratch folder they lie in. */
 export async function installGo(tool: GoTool, { result, scratch, env, signal }: Installation): Promise<void> {
-  const go = findOnPath('go', env, ['/usr/local/go/bin']);
+  const go = findOnPath('go', env);
   if (go === undefined) {
     throw new NotPossible(
       `it is built with Go, and there is no "go" on PATH`,

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, rename, rm, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -9,7 +9,8 @@ import { debianFolders, installDebian } from './debian.ts';
 import { installGo } from './go.ts';
 import { InstallError } from './install-error.ts';
 import type { Installation } from './installation.ts';
-import { isAlive, thisProcess, withLock } from './lock.ts';
+import { withLock } from './lock.ts';
+import { ownedFolder } from './owner.ts';
 import { installPypi } from './pypi.ts';
 import { isAcceptable, isToolName, parseVersion, tools } from './tools.ts';
 import type { Tool, ToolName } from './tools.ts';
@@ -139,7 +140,9 @@ async function installOnce(
   const seconds = (): number => Math.round((Date.now() - started) / 1000);
   log(`${name} ${tool.version}: ${deeds[tool.kind]}; this usually takes about ${tool.usualSeconds} s`);
   const reminder = setInterval(() => log(`${name}: still at it after ${seconds()} s`), stillAtItMs);
-  const scratch = await scratchFolder(cache);
+  // On the cache's own file system, so that renaming is one step and a /tmp in memory is not filled with a gigabyte
+  // of Go modules.
+  const scratch = await ownedFolder(join(cache, '.installing', `${name}.`));
   try {
     const installation: Installation = { result: join(scratch, 'result'), scratch, env, log, signal };
     switch (tool.kind) {
@@ -170,24 +173,6 @@ const deeds: { [K in Tool['kind']]: string } = {
   pypi: 'installing it from PyPI into a virtual environment',
   debian: 'installing its Debian package',
 };
-
-/**
- * A new folder on the cache's own file system, so that renaming is one step and a /tmp in memory is not filled with
- * a gigabyte of Go modules. Its name tells its owner: those of dead processes are cleared away first.
- */
-async function scratchFolder(cache: string): Promise<string> {
-  const parent = join(cache, '.installing');
-  await mkdir(parent, { recursive: true });
-  for (const name of await readdir(parent)) {
-    const [pid, startTime = ''] = name.split('.');
-    if (!isAlive({ pid: Number(pid), startTime }))
-      await rm(join(parent, name), { recursive: true, force: true });
-  }
-  const { pid, startTime } = thisProcess();
-  const folder = join(parent, `${pid}.${startTime}.${crypto.randomUUID()}`);
-  await mkdir(folder);
-  return folder;
-}
 
 async function putIntoPlace(result: string, folder: string): Promise<void> {
   await mkdir(join(folder, '..'), { recursive: true });

@@ -1,24 +1,10 @@
-import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { link, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-
-/** A process, known by its start time too: a pid alone may by now belong to another one. */
-export interface Owner {
-  readonly pid: number;
-  readonly startTime: string;
-}
+import { isAlive, thisProcess } from './owner.ts';
+import type { Owner } from './owner.ts';
 
 const pollMs = 200;
-
-export function thisProcess(): Owner {
-  return { pid: process.pid, startTime: startTimeOf(process.pid) ?? '' };
-}
-
-export function isAlive(owner: Owner): boolean {
-  return startTimeOf(owner.pid) === owner.startTime;
-}
 
 /**
  * Does `work` while no other process does work under the same lock file; a lock whose owner died is taken over.
@@ -85,21 +71,5 @@ async function setAside(file: string, to: string): Promise<void> {
   } catch (error) {
     // Another process was faster: what is there now is looked at afresh.
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-  }
-}
-
-/** One word. Undefined when there is no such process, or only its remains that nobody has collected yet. */
-export function startTimeOf(pid: number): string | undefined {
-  try {
-    if (process.platform !== 'linux') {
-      const started = execFileSync('ps', ['-o', 'lstart=', '-p', String(pid)], { encoding: 'utf8' });
-      return started.trim().replaceAll(/\W+/g, '_') || undefined;
-    }
-    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    // The program's name stands in brackets and may itself hold spaces and brackets: count from the last one.
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    return fields[0] === 'Z' ? undefined : fields[19];
-  } catch {
-    return undefined;
   }
 }

@@ -33,6 +33,6 @@ export async function installPypi(tool: PypiTool, { result, env, signal }: Insta
     { env, signal },
   );
   // The scripts that pip writes name the folder they were installed in, and this one is about to be renamed.
-  const launcher = `#!/bin/sh\nexec "$(dirname -- "$(readlink -f -- "$0")")/python3" -E -m ${tool.module} "$@"\n`;
+  const launcher = `#!/bin/sh\nexec "\${0%/*}/python3" -E -m ${tool.module} "$@"\n`;
   await writeFile(join(result, 'bin', tool.binary), launcher, { mode: 0o755 });
 }

@@ -12,6 +12,8 @@ export default class ClosingLine implements Reporter {
       }
     }
     // After the default reporter's summary, which is printed in the same phase.
-    setImmediate(() => console.log(`${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped`));
+    setImmediate(() =>
+      console.log(`${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped`),
+    );
   }
 }

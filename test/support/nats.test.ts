@@ -39,7 +39,7 @@ test('a restart keeps ports and stored messages, after a stop and after a crash'
 test('a paused nats-server keeps its connections and answers when it goes on', async () => {
   const nats = await startNats();
   const client = await nats.connect();
-  nats.pause();
+  await nats.pause();
   await expect(client.request('nobody', '', { timeout: 100 })).rejects.toThrow('timeout');
   nats.resume();
   await client.flush();
@@ -48,7 +48,7 @@ test('a paused nats-server keeps its connections and answers when it goes on', a
 
 test('a paused nats-server can be stopped', async () => {
   const nats = await startNats();
-  nats.pause();
+  await nats.pause();
   await nats.stop();
   expect(nats.running).toBe(false);
 });

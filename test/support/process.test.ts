@@ -1,10 +1,11 @@
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { startTimeOf } from '../../tools/lock.ts';
+import { startTimeOf } from '../../tools/owner.ts';
 import { temporaryFolder } from './folder.ts';
 import { startNats } from './nats.ts';
 import { freePort } from './ports.ts';
@@ -12,6 +13,7 @@ import { startProcess } from './process.ts';
 import { startServer } from './server.ts';
 
 const node = process.execPath;
+const support = new URL('process.ts', import.meta.url).href;
 // Not kill(pid, 0): a killed orphan may wait for ever to be collected where process 1 is no init.
 const alive = (pid: number): boolean => startTimeOf(pid) !== undefined;
 
@@ -55,7 +57,6 @@ test('what a process started is stopped with it', async () => {
 });
 
 test.skipIf(process.platform !== 'linux')('a process does not outlive one that was killed', async () => {
-  const support = new URL('process.ts', import.meta.url).href;
   const script = `
     const { startProcess } = await import('${support}');
     const child = await startProcess('sleep', ['1000']);
@@ -65,6 +66,22 @@ test.skipIf(process.platform !== 'linux')('a process does not outlive one that w
   const child = Number((await parent.line(/child/)).split(' ')[1]);
   expect(alive(child)).toBe(true);
   process.kill(parent.pid, 'SIGKILL');
+  await expect.poll(() => alive(child)).toBe(false);
+});
+
+test('what a test worker started goes when the runner that it reports to is gone', async () => {
+  const script = `
+    const { startProcess } = await import('${support}');
+    const child = await startProcess('sleep', ['1000']);
+    process.send(child.pid);`;
+  const worker = spawn(node, ['--input-type=module', '-e', script], {
+    env: { ...process.env, VITEST: undefined },
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  });
+  const [child] = (await once(worker, 'message')) as [number];
+  expect(alive(child)).toBe(true);
+  worker.disconnect();
+  await once(worker, 'exit');
   await expect.poll(() => alive(child)).toBe(false);
 });
 

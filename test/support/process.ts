@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import { readFileSync, readdirSync } from 'node:fs';
 import { diesWithUs } from '../../tools/command.ts';
 import { closeLater } from './closing.ts';
 import type { Closing } from './closing.ts';
@@ -34,6 +35,8 @@ export interface RunningProcess {
   until<T>(what: string, check: () => Promise<T | undefined>, timeoutMs?: number): Promise<T>;
   /** To the process and all that it started. */
   signal(name: NodeJS.Signals): void;
+  /** Sends SIGSTOP and resolves when it stands still, which under load can take a moment. SIGCONT wakes it. */
+  pause(): Promise<void>;
   /** Asks it to end, kills it when the grace is over. */
   stop(): Promise<Exit>;
   kill(signal?: NodeJS.Signals): Promise<Exit>;
@@ -53,6 +56,9 @@ export const startMs = 30_000;
 const defaultGraceMs = 5_000;
 const pollMs = 10;
 const keptOutput = 1024 * 1024;
+
+// A vitest worker whose main process was killed goes on with its test; nobody would end what it started.
+if (process.connected) process.once('disconnect', () => process.exit(1));
 
 /**
  * Starts a process that cannot outlive us: it is stopped with its test or file, killed when this process exits, and
@@ -156,6 +162,11 @@ export async function startProcess(
     }
   };
 
+  const pause = async (): Promise<void> => {
+    signal('SIGSTOP');
+    await until('it stood still', async () => standsStill(pid) || undefined);
+  };
+
   const kill = (which: NodeJS.Signals = 'SIGKILL'): Promise<Exit> => {
     signal(which);
     return exited;
@@ -184,7 +195,17 @@ export async function startProcess(
     line,
     until,
     signal,
+    pause,
     stop,
     kill,
   };
+}
+
+function standsStill(pid: number): boolean {
+  if (process.platform !== 'linux') return true;
+  // Each thread stops by itself; a stat line is `pid (name) state …`, and the name may hold brackets.
+  return readdirSync(`/proc/${pid}/task`).every((thread) => {
+    const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8');
+    return stat[stat.lastIndexOf(')') + 2] === 'T';
+  });
 }

@@ -16,8 +16,8 @@ export interface Server {
   kill(signal?: NodeJS.Signals): Promise<void>;
   /** Stops it if it runs, then starts it with the same ports and the same stored state. */
   restart(): Promise<void>;
-  /** Freezes it: connections stay open and nothing answers. */
-  pause(): void;
+  /** Freezes it, and resolves when it stands still: connections stay open and nothing answers. */
+  pause(): Promise<void>;
   resume(): void;
 }
 
@@ -86,7 +86,7 @@ export async function startServer<P>(
       await stop();
       await start(ports);
     },
-    pause: () => now().signal('SIGSTOP'),
+    pause: () => now().pause(),
     resume: () => now().signal('SIGCONT'),
   };
 }
