@@ -1,0 +1,2 @@
+/** The smallest handler: what is measured is everything around it. */
+export const handler = async (event: unknown) => event;
