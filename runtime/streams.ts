@@ -1,4 +1,4 @@
-/** What a site keeps in JetStream for itself: inbox, dead letters, state. Made when missing, by whoever needs it. */
+/** The site's own streams, inbox and dead letters: names, limits, and how they are made when they are missing. */
 import {
   DiscardPolicy,
   JetStreamApiCodes,
@@ -8,14 +8,11 @@ import {
   jetstreamManager,
 } from '@nats-io/jetstream';
 import type { JetStreamManager, StreamConfig } from '@nats-io/jetstream';
-import { Kvm } from '@nats-io/kv';
-import type { KV } from '@nats-io/kv';
 import { nanos } from '@nats-io/nats-core';
 import type { NatsConnection } from '@nats-io/nats-core';
 
 export const inboxStream = 'ATOLL_INBOX';
 export const deadStream = 'ATOLL_DEAD';
-export const stateBucket = 'ATOLL_STATE';
 
 /** Events of one trigger that may wait in the inbox: what a flooded function cannot take from the others. */
 export const inboxEventsPerTrigger = 10_000;
@@ -69,18 +66,6 @@ export function ensureDeadStream(nc: NatsConnection, site: string): Promise<void
     max_msgs_per_subject: deadLettersPerTrigger,
     duplicate_window: nanos(dedupeMs),
   });
-}
-
-/** The KV bucket of ticks, leases, attempts; entries may be given a time to live of their own. */
-export async function openState(nc: NatsConnection): Promise<KV> {
-  const manager = await managerOf(nc);
-  const stream = `KV_${stateBucket}`;
-  const existing = await found(manager, stream);
-  if (existing && !existing.allow_msg_ttl) await manager.streams.update(stream, { allow_msg_ttl: true });
-  const kvm = new Kvm(nc);
-  // Kvm.create fails when the bucket exists with other settings, as one of an older version does.
-  if (existing) return kvm.open(stateBucket, { allow_direct: existing.allow_direct ?? false });
-  return kvm.create(stateBucket, { history: 1, markerTTL: 60_000, storage: StorageType.File });
 }
 
 async function ensureStream(
