@@ -14,6 +14,7 @@ const statuses: Partial<Record<Code, number>> = {
   NotFound: 404,
   MethodNotAllowed: 405,
   TooLarge: 413,
+  InvalidObject: 422,
   TooManyRequests: 429,
   InboxFull: 429,
   ConnectionLost: 502,
