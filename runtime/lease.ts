@@ -1,7 +1,7 @@
 /** One holder at a time among all hosts of a site, by compare-and-set in ATOLL_STATE (CONTRACTS 4.10). */
 import type { NatsLink } from './clients/nats.ts';
 import { AtollError } from './errors.ts';
-import { openState } from './state.ts';
+import { openSharedState } from './state.ts';
 
 /** What a lease costs when its holder dies without a word: nobody works for that long. */
 export const leaseTtlMs = 15_000;
@@ -35,7 +35,7 @@ interface Entry {
 export function holdLease(link: NatsLink, key: string, options: LeaseOptions): Lease {
   const { holder, ttlMs = leaseTtlMs } = options;
   const renewMs = ttlMs / 3;
-  const state = openState(link, { timeoutMs: Math.max(200, Math.min(5_000, renewMs)) });
+  const state = openSharedState(link, { timeoutMs: Math.max(200, Math.min(5_000, renewMs)) });
 
   /** Revision of our own entry while we hold the lease. */
   let held: number | undefined;
@@ -116,7 +116,8 @@ export function holdLease(link: NatsLink, key: string, options: LeaseOptions): L
         waitMs = await (held === undefined ? contend() : renew(held));
       } catch (error) {
         // While held, the timer set by the last success decides; until then it is tried again.
-        const fault = error instanceof AtollError ? error : new AtollError('JetStreamUnavailable', String(error));
+        const fault =
+          error instanceof AtollError ? error : new AtollError('JetStreamUnavailable', String(error));
         if (held === undefined) tell({ fault });
         waitMs = renewMs / 4;
       }

@@ -1,11 +1,10 @@
-/** The KV bucket ATOLL_STATE (CONTRACTS 1): leases, schedule ticks, redrives. JSON values, compare-and-set. */
-import { JetStreamApiCodes, JetStreamApiError, jetstream, jserrors } from '@nats-io/jetstream';
-import { Kvm, type KV } from '@nats-io/kv';
+/** What the hosts of a site agree on in ATOLL_STATE: leases, schedule ticks. JSON values, compare-and-set. */
+import { JetStreamApiCodes } from '@nats-io/jetstream';
+import type { KV } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/transport-node';
 import type { NatsLink } from './clients/nats.ts';
 import { AtollError } from './errors.ts';
-
-export const stateBucket = 'ATOLL_STATE';
+import { isApiError, openState, stateBucket } from './streams.ts';
 
 /** Every method rejects with AtollError NatsUnavailable or JetStreamUnavailable when the bucket cannot be asked. */
 export interface State {
@@ -22,23 +21,23 @@ export interface State {
   onRemoved(key: string, listener: () => void): () => void;
 }
 
-export function openState(link: NatsLink, options: { timeoutMs?: number } = {}): State {
+export function openSharedState(link: NatsLink, options: { timeoutMs?: number } = {}): State {
   const timeoutMs = options.timeoutMs ?? 5_000;
   let opened: { connection: NatsConnection; bucket: Promise<KV> } | undefined;
 
   function bucket(): Promise<KV> {
     const connection = link.current();
-    if (connection === undefined) return Promise.reject(new AtollError('NatsUnavailable', link.state.message));
+    if (connection === undefined)
+      return Promise.reject(new AtollError('NatsUnavailable', link.state.message));
     if (opened?.connection !== connection) {
-      const client = jetstream(connection, { timeout: timeoutMs });
-      opened = { connection, bucket: new Kvm(client).create(stateBucket, { history: 1, timeout: timeoutMs }) };
+      opened = { connection, bucket: openState(connection) };
     }
     return opened.bucket;
   }
 
   async function ask<T>(question: (kv: KV) => Promise<T>): Promise<T> {
     try {
-      return await question(await bucket());
+      return await within(timeoutMs, bucket().then(question));
     } catch (error) {
       if (error instanceof AtollError) throw error;
       // A server that lost its store has no bucket any more: the next question makes it anew.
@@ -105,17 +104,22 @@ function parsed(text: string): unknown {
 }
 
 function isOvertaken(error: unknown): boolean {
-  const codes: number[] = [
-    JetStreamApiCodes.StreamWrongLastSequence,
-    JetStreamApiCodes.StreamWrongLastSequenceUnknown,
-  ];
-  return error instanceof JetStreamApiError && codes.includes(error.code);
+  const { StreamWrongLastSequence, StreamWrongLastSequenceUnknown } = JetStreamApiCodes;
+  return isApiError(error, StreamWrongLastSequence) || isApiError(error, StreamWrongLastSequenceUnknown);
+}
+
+/** A write that took longer may still happen: compare-and-set makes that visible to the next one. */
+async function within<T>(timeoutMs: number, answer: Promise<T>): Promise<T> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => late.reject(new Error(`no answer within ${timeoutMs} ms`)), timeoutMs);
+  try {
+    return await Promise.race([answer, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 function unavailable(error: unknown): AtollError {
-  const why =
-    error instanceof jserrors.JetStreamNotEnabled
-      ? 'the NATS server has no JetStream'
-      : `JetStream did not answer for ${stateBucket}: ${error instanceof Error ? error.message : String(error)}`;
+  const why = `${stateBucket} in JetStream: ${error instanceof Error ? error.message : String(error)}`;
   return new AtollError('JetStreamUnavailable', why, { cause: error });
 }

@@ -2,7 +2,7 @@
  * One MQTT session of a process: opened also while the broker is away, reconnecting for ever, and acknowledging
  * a message only when whoever took it says so.
  */
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import type { IClientOptions, IPublishPacket, MqttClient, Packet } from 'mqtt';
 import type { MqttSettings } from '../config.ts';
@@ -39,6 +39,8 @@ export interface MqttOptions {
   readonly session: 'persistent' | 'clean';
   readonly keepaliveSeconds?: number;
   readonly log: Log;
+  /** Runs before each connect; when it rejects that counts as a failed one. */
+  arrange?(): Promise<void>;
   /** Runs after each connect. When it rejects the connection is dropped and tried again with backoff. */
   prepare?(connection: MqttConnection): Promise<void>;
   /**
@@ -80,7 +82,7 @@ const backoffMs = { min: 250, max: 10_000 };
 /** A connection that lived this long was a good one: the next failure starts at the smallest backoff again. */
 const steadyMs = 10_000;
 /** How long close() waits for the message being taken, and for the broker to hang up. */
-const closeMs = 5_000;
+const closeMs = 3_000;
 /** MQTT 5: 3.1.2.11.2, never. */
 const sessionNeverExpires = 0xffffffff;
 
@@ -114,6 +116,7 @@ export function openMqttLink(settings: MqttSettings, options: MqttOptions): Mqtt
       let readyAt: number | undefined;
       let fault: AtollError;
       try {
+        await options.arrange?.();
         session = await openSession(settings, options, received, closing.signal);
         if (closing.signal.aborted) return await session.end();
         await options.prepare?.(session);
@@ -121,7 +124,10 @@ export function openMqttLink(settings: MqttSettings, options: MqttOptions): Mqtt
         become({ connected: true, reason: 'Ready', message: `connected to ${address}` });
         fault = await session.lost;
       } catch (error) {
-        fault = error instanceof AtollError ? error : new AtollError('MqttUnavailable', `${address}: ${String(error)}`);
+        fault =
+          error instanceof AtollError
+            ? error
+            : new AtollError('MqttUnavailable', `${address}: ${String(error)}`);
       }
       if (closing.signal.aborted) return;
       session?.drop();
@@ -285,7 +291,10 @@ async function openSession(
         const granted = (error as { packet?: { granted?: number[] } }).packet?.granted;
         if (granted === undefined) throw faultOf(error, address, version);
         const code = granted.map((one) => `0x${one.toString(16)}`).join(' ');
-        throw new AtollError('SubscriptionRefused', `${address} refused to subscribe to "${topic}" (${code})`);
+        throw new AtollError(
+          'SubscriptionRefused',
+          `${address} refused to subscribe to "${topic}" (${code})`,
+        );
       });
       await orLost(answer);
     },
@@ -402,6 +411,7 @@ async function readCredentials(settings: MqttSettings): Promise<{ username?: str
   const { credentialsFile: file } = settings;
   if (file === undefined) return {};
   try {
+    if (((await stat(file)).mode & 0o007) !== 0) throw new Error('everyone may use it: chmod 600');
     const { username, password } = JSON.parse(await readFile(file, 'utf8')) as Record<string, unknown>;
     if (typeof username !== 'string') throw new Error('it has no "username"');
     return { username, ...(typeof password === 'string' && { password }) };
@@ -422,7 +432,8 @@ function addressOf(text: string): string {
 function faultOf(error: unknown, address: string, version: MqttVersion): AtollError {
   if (error instanceof AtollError) return error;
   const code = (error as { code?: unknown } | undefined)?.code;
-  const wrongVersion = code === 1 || code === 132 || (version === 5 && String(error).includes('protocol version'));
+  const wrongVersion =
+    code === 1 || code === 132 || (version === 5 && String(error).includes('protocol version'));
   let message = `${address}: ${error instanceof Error ? error.message : String(error)}`;
   if (wrongVersion) {
     const advice = version === 5 ? 'use "version: 4" (MQTT 3.1.1)' : 'try "version: 5"';
