@@ -8,7 +8,6 @@ import { parseDocument, stringify } from 'yaml';
 import {
   apiVersion,
   kind,
-  namePattern,
   problemText,
   validate,
   type FunctionManifest,
@@ -21,7 +20,15 @@ import type { Log } from '../../runtime/log.ts';
 import { folderMode, isMissing, writeAtomically } from './atomic-file.ts';
 import { takeLock } from './lock.ts';
 import { openSiteFolder, type SitePaths } from './site.ts';
-import { InvalidObjectError, keyText, UnreadableObjectError, type Key, type Store } from './store.ts';
+import {
+  InvalidObjectError,
+  isKey,
+  isNamespace,
+  keyText,
+  UnreadableObjectError,
+  type Key,
+  type Store,
+} from './store.ts';
 
 /** A change takes milliseconds under the lock; a holder this slow hangs on its disk. */
 const lockWaitMs = 10_000;
@@ -51,9 +58,6 @@ type Reading =
   | { readonly fingerprint: string; readonly problems: readonly string[] };
 
 const defaultNamespace = 'default';
-const name = new RegExp(namePattern);
-/** Of a namespace: a DNS label, as Kubernetes has it. */
-const namespaceName = /^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/;
 
 export async function openDirectoryStore(options: DirectoryStoreOptions): Promise<Store> {
   const { log } = options;
@@ -322,16 +326,11 @@ function digestOf({ metadata, spec }: FunctionManifest): string {
   return createHash('sha256').update(sorted).digest('hex');
 }
 
-/** Keys become paths: nothing else may. */
-function isKey(key: Key): boolean {
-  return namespaceName.test(key.namespace) && name.test(key.name);
-}
-
 async function listKeys(paths: SitePaths, only?: string): Promise<Key[]> {
   const namespaces = only === undefined ? await namesIn(paths.functions) : [only];
   const keys = await Promise.all(
     namespaces
-      .filter((namespace) => namespaceName.test(namespace))
+      .filter((namespace) => isNamespace(namespace))
       .map(async (namespace) =>
         (await namesIn(join(paths.functions, namespace)))
           .filter((file) => file.endsWith('.yaml'))
@@ -395,7 +394,7 @@ function openWatcher(paths: SitePaths, rescanMs: number, log: Log | undefined): 
   async function compare(): Promise<void> {
     if (listeners.size === 0) return;
     // Watched first, listed after: what comes between is found by the listing.
-    const namespaces = (await namesIn(paths.functions)).filter((one) => namespaceName.test(one));
+    const namespaces = (await namesIn(paths.functions)).filter((one) => isNamespace(one));
     watchFolders([paths.dir, paths.functions, ...namespaces.map((one) => join(paths.functions, one))]);
     const found = new Map<string, { key: Key; fingerprint: string }>();
     for (const key of await listKeys(paths)) {

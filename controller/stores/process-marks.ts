@@ -3,8 +3,9 @@ import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { isSameProcess, killIfSame, type ProcessIdentity } from '../../runtime/process/identity.ts';
 import type { Log } from '../../runtime/log.ts';
+import { identify, isSameProcess, killIfSame } from '../../runtime/process/identity.ts';
+import type { SupervisedState } from '../../runtime/process/supervise.ts';
 import { fileMode, folderMode } from './atomic-file.ts';
 
 /** A killed process is gone within milliseconds, unless the disk it writes to hangs. */
@@ -19,16 +20,43 @@ interface Mark {
   readonly temporaryFolder?: string;
 }
 
-/** Writes `run/<pid>-<starttime>`. Returns the way to take it back once the process has ended. */
-export async function markProcess(
-  run: string,
-  identity: ProcessIdentity,
-  mark: Mark,
-): Promise<() => Promise<void>> {
-  const path = join(run, `${identity.pid}-${identity.startTime}`);
-  await mkdir(run, { recursive: true, mode: folderMode });
-  await writeFile(path, JSON.stringify(mark), { mode: fileMode });
-  return () => rm(path, { force: true });
+export interface Marks {
+  /** To be called with each state of the supervised process. */
+  onState(state: SupervisedState): void;
+  /** Resolves when what was heard is on disk. */
+  written(): Promise<void>;
+}
+
+/** Keeps `run/<pid>-<starttime>` there for as long as the process is. */
+export function markProcess(run: string, mark: Mark, log: Log): Marks {
+  let path: string | undefined;
+  let writing = Promise.resolve();
+  const then = (work: () => Promise<void>): void => {
+    writing = writing.then(work).catch((error: unknown) => {
+      log.error({ err: error, process: mark.name }, 'the mark of a child process cannot be kept');
+    });
+  };
+  const unmark = (): void => {
+    const marked = path;
+    path = undefined;
+    if (marked !== undefined) then(() => rm(marked, { force: true }));
+  };
+  return {
+    onState(state) {
+      if (state.kind === 'waiting' || state.kind === 'stopped') return unmark();
+      if (state.kind !== 'starting' || state.pid === undefined) return;
+      unmark();
+      const identity = identify(state.pid);
+      if (!identity) return;
+      const marked = join(run, `${identity.pid}-${identity.startTime}`);
+      path = marked;
+      then(async () => {
+        await mkdir(run, { recursive: true, mode: folderMode });
+        await writeFile(marked, JSON.stringify(mark), { mode: fileMode });
+      });
+    },
+    written: () => writing,
+  };
 }
 
 /**

@@ -3,9 +3,11 @@ import { existsSync } from 'node:fs';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { AtollError } from '../../runtime/errors.ts';
+import type { Log } from '../../runtime/log.ts';
 import { isSameProcess } from '../../runtime/process/identity.ts';
 import { fileMode, folderMode, isMissing, writeAtomically } from './atomic-file.ts';
 import { LockedError, takeLock } from './lock.ts';
+import { endMarkedProcesses } from './process-marks.ts';
 import type { Key } from './store.ts';
 
 /** Raised when an older Atoll could no longer read the folder. */
@@ -106,8 +108,11 @@ export async function openSiteFolder(dir: string): Promise<SitePaths> {
   return paths;
 }
 
-/** For `faas up`: nobody else can run the folder until `release`, or until this process is gone. */
-export async function claimSite(dir: string): Promise<ClaimedSite> {
+/**
+ * For `faas up`: nobody else can run the folder until `release`, or until this process is gone. Ends the
+ * processes that a killed predecessor left. Rejects with SiteInUse, SiteTooNew.
+ */
+export async function claimSite(dir: string, options: { log: Log }): Promise<ClaimedSite> {
   const paths = await openSiteFolder(dir);
   const lock = await takeLock(paths.run, 'up', { waitMs: claimWaitMs }).catch(async (error: unknown) => {
     if (!(error instanceof LockedError)) throw error;
@@ -118,8 +123,14 @@ export async function claimSite(dir: string): Promise<ClaimedSite> {
       `process ${error.holder.pid} runs the site ${paths.dir}${where}: use that one, stop it, or give another folder with --dir`,
     );
   });
-  // What a killed predecessor left would send clients to a dead address.
-  await rm(paths.site, { force: true });
+  try {
+    // What a killed predecessor left would send clients to a dead address.
+    await rm(paths.site, { force: true });
+    await endMarkedProcesses(paths.run, options.log);
+  } catch (error) {
+    await lock.release();
+    throw error;
+  }
   return {
     paths,
     publish: (info) => writeAtomically(paths.site, `${JSON.stringify(info, null, 2)}\n`),

@@ -1,11 +1,17 @@
 /** Where desired state lives. `test/contracts/store.ts` holds every store to this. */
-import type { FunctionObject, FunctionStatus } from '../../crds/function.ts';
+import { namePattern, type FunctionObject, type FunctionStatus } from '../../crds/function.ts';
 import { AtollError } from '../../runtime/errors.ts';
 
 export interface Key {
   readonly namespace: string;
   readonly name: string;
 }
+
+/** Keys become paths, subjects and URLs: whatever comes from outside is asked this first. */
+export const isKey = ({ namespace, name }: Key): boolean => isNamespace(namespace) && nameForm.test(name);
+const nameForm = new RegExp(namePattern);
+/** A DNS label, as Kubernetes has it. */
+export const isNamespace = (text: string): boolean => /^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/.test(text);
 
 export const keyText = (key: Key): string => `${key.namespace}/${key.name}`;
 
