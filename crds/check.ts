@@ -52,6 +52,8 @@ export function check(schema: object, rules: readonly Rule[], input: unknown): C
       const field = rule.fieldPath?.slice(1);
       const blamed = field ? field.split('.').reduce(join, node.path) : node.path;
       if (misshapen.some((path) => within(path, blamed) || within(blamed, path))) continue;
+      // One sentence about a text is enough; a second would often say the same in other words.
+      if (typeof node.value === 'string' && problems.some((each) => each.path === blamed)) continue;
       if (rule.check(node.value)) continue;
       problems.push({
         path: blamed,
@@ -67,7 +69,12 @@ export function check(schema: object, rules: readonly Rule[], input: unknown): C
 
 /** One line: the path, the value as far as it is short, and what is allowed. */
 export function problemText({ path, value, message }: Problem): string {
-  const printed = typeof value === 'object' || value === undefined ? '' : ` ${clip(JSON.stringify(value))}`;
+  const printed =
+    typeof value === 'string'
+      ? ` ${clip(JSON.stringify(value))}`
+      : typeof value === 'object' || value === undefined
+        ? ''
+        : ` ${String(value)}`;
   return `${path || 'the object'}:${printed} ${message}`;
 }
 
@@ -79,7 +86,7 @@ function problem(path: string, value: unknown, message: string): Checked {
  * Nulls of known fields count as absent, then each absent field gets its default, and so do the fields in it.
  * A default inside an absent object is not reached: only what is there is filled.
  */
-function fill(value: unknown, schema: Schema): void {
+export function fill(value: unknown, schema: Schema): void {
   if (Array.isArray(value)) {
     if (schema.items) for (const item of value) fill(item, schema.items);
   } else if (typeof value === 'object' && value !== null) {
@@ -269,7 +276,7 @@ function near(value: unknown, known: readonly unknown[]): string {
     .map((word) => ({ word, distance: editDistance(value.toLowerCase(), word.toLowerCase()) }))
     .sort((a, b) => a.distance - b.distance);
   const best = ranked[0];
-  return best && best.distance <= Math.max(1, Math.floor(best.word.length / 3))
+  return best && best.distance <= Math.min(3, Math.ceil(best.word.length * 0.4))
     ? `; did you mean "${best.word}"?`
     : '';
 }
