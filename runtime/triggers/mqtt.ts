@@ -32,6 +32,8 @@ export function openMqtt(source: MqttSource, context: TriggerContext, timing: Mq
   return durable ? openDurable(source, context, timing) : openLossy(source, context, timing);
 }
 
+/** How long a trigger that may lose messages waits for NATS before it connects without asking the others. */
+const patienceMs = 3_000;
 const withoutJetStream = '"delivery: AtMostOnce" works without JetStream';
 
 function openDurable(source: MqttSource, context: TriggerContext, timing: MqttTiming): Trigger {
@@ -90,9 +92,14 @@ function openDurable(source: MqttSource, context: TriggerContext, timing: MqttTi
 
 function openLossy(source: MqttSource, context: TriggerContext, timing: MqttTiming): Trigger {
   const buffer = openBuffer();
+  let patient = true;
   const session = openSharedSession(source, context, timing, {
-    // Nobody else to be found counts as ours; a lease that merely slipped is no reason to miss messages.
-    mayConnect: ({ kind }, connected) => (kind === 'unknown' ? connected : kind !== 'theirs'),
+    mayConnect(turn, connected) {
+      // A lease that merely slipped is no reason to miss messages.
+      if (turn.kind === 'unknown') return connected;
+      if (turn.kind === 'unavailable') return !patient || turn.fault.code !== 'NatsUnavailable';
+      return turn.kind !== 'theirs';
+    },
     obstacle: () => undefined,
     link: {
       session: 'clean',
@@ -102,9 +109,15 @@ function openLossy(source: MqttSource, context: TriggerContext, timing: MqttTimi
       },
     },
   });
+  // A host that has just started is not connected to NATS yet, and would throw out the one whose turn it is.
+  const patience = setTimeout(() => {
+    patient = false;
+    session.changed();
+  }, patienceMs);
   return {
     deliveries: () => buffer.deliveries(),
     async close() {
+      clearTimeout(patience);
       await session.close();
       buffer.close();
     },
