@@ -1,0 +1,222 @@
+/**
+ * The handler process: `node child.ts`, a socket to the host on fd 3. The only place where user code runs.
+ * Start-up: 1 connect, 2 hello, 3 init (environment), 4 surroundings of the handler, 5 import, 6 ready.
+ */
+import { writeSync } from 'node:fs';
+import { flushCompileCache, registerHooks } from 'node:module';
+import { Socket } from 'node:net';
+import { captureConsole } from './console.ts';
+import { factsOf, openContext, type FunctionFacts } from './handler-context.ts';
+import { batchEvent, handlerEvent } from './handler-event.ts';
+import { encodeResult, InvalidResponse } from './handler-result.ts';
+import { currentRequestId, invokeStore, runAs } from './invoke-store.ts';
+import {
+  FrameDecoder,
+  FrameReader,
+  FrameWriter,
+  frameType,
+  jsonObject,
+  protocolVersion,
+  readInvoke,
+  writeJson,
+  writeLog,
+  type Call,
+  type Init,
+  type ThrownFault,
+} from './protocol.ts';
+import { thrownFault } from './thrown.ts';
+import { LoadError, loadUserFunction, type UserFunction } from './user-function.ts';
+
+const socketFd = 3;
+/** How long output waits for a host that does not read, before it is queued instead. */
+const blockedWriteMs = 2_000;
+
+const writer = new FrameWriter();
+const running = new Map<number, (reason: Error) => void>();
+let userFunction: UserFunction;
+let facts: FunctionFacts;
+let region: string;
+let scheduled = false;
+
+// 1. Connect
+const decoder = new FrameDecoder(onFrame);
+const socket = new Socket({
+  fd: socketFd,
+  readable: true,
+  writable: true,
+  // One buffer for everything that is read: events are decoded before the next read fills it again.
+  onread: {
+    buffer: Buffer.allocUnsafeSlow(64 * 1024),
+    callback(length, buffer) {
+      decoder.push(buffer as Buffer, length);
+      return true;
+    },
+  },
+});
+// Without the host there is nobody to work for.
+socket.on('end', () => process.exit(0));
+socket.on('error', () => process.exit(0));
+socket.resume();
+process.on('exit', () => flush(true));
+process.on('uncaughtException', (error, origin) => {
+  const fault = thrownFault(error);
+  if (origin === 'unhandledRejection') {
+    endWith({
+      ...fault,
+      code: 'Runtime.UnhandledPromiseRejection',
+      message: `${fault.code}: ${fault.message}`,
+    });
+  } else {
+    endWith(fault);
+  }
+});
+
+// 2. Hello
+writeJson(writer, frameType.hello, 0, { protocolVersion, node: process.versions.node });
+flush(true);
+
+function onFrame(type: number, id: number, payload: FrameReader): void {
+  if (type === frameType.invoke) invoke(id, readInvoke(payload));
+  else if (type === frameType.cancel) running.get(id)?.(new Error(payload.restText()));
+  else if (type === frameType.init) void init(jsonObject(payload.restText()) as unknown as Init);
+}
+
+async function init(init: Init): Promise<void> {
+  // 3. The environment, before any user code: whole, so that nothing of the host's is left in it.
+  for (const name of Object.keys(process.env)) delete process.env[name];
+  Object.assign(process.env, init.env);
+  region = init.env['AWS_REGION']!;
+  facts = factsOf(init, region);
+
+  // 4. What the handler finds around it
+  captureConsole(currentRequestId, init.env['AWS_LAMBDA_LOG_LEVEL'], (frame) => {
+    writeLog(writer, frame);
+    // At once: a handler that spins, exits or crashes next has said where.
+    flush(true);
+  });
+  (globalThis as Record<string, unknown>)['awslambda'] = { InvokeStore: invokeStore };
+  const own = import.meta.url;
+  const atoll = new URL(`../handler${own.slice(own.lastIndexOf('.'))}`, own).href;
+  registerHooks({
+    resolve: (specifier, context, next) =>
+      specifier === 'atoll' ? { url: atoll, shortCircuit: true } : next(specifier, context),
+  });
+
+  // 5. Import
+  try {
+    userFunction = await loadUserFunction(init.root, init.handler);
+  } catch (error) {
+    return endWith(error instanceof LoadError ? { ...error.fault, retryable: false } : thrownFault(error));
+  }
+
+  // 6. Ready
+  writer.begin(frameType.ready, 0).end();
+  flush(true);
+  // By itself Node writes it at a regular exit, and a handler process seldom has one.
+  flushCompileCache();
+}
+
+function invoke(id: number, call: Call): void {
+  let event: unknown;
+  try {
+    event = call.batch ? batchEvent(call.events, region) : handlerEvent(call.events[0]!);
+  } catch (error) {
+    return sendFault(id, { ...thrownFault(error), stack: [], retryable: false });
+  }
+  const { context, abort } = openContext(facts, call);
+  running.set(id, abort);
+  try {
+    const returned = runAs(call.requestId, () => userFunction(event, context));
+    if (typeof (returned as PromiseLike<unknown> | undefined | null)?.then !== 'function') {
+      return sendResult(id, returned);
+    }
+    (returned as PromiseLike<unknown>).then(
+      (value) => sendResult(id, value),
+      (error: unknown) => sendFault(id, thrownFault(error)),
+    );
+  } catch (error) {
+    sendFault(id, thrownFault(error));
+  }
+}
+
+function sendResult(id: number, value: unknown): void {
+  let result: ReturnType<typeof encodeResult>;
+  try {
+    result = encodeResult(value);
+  } catch (error) {
+    return sendFault(id, {
+      ...thrownFault(error),
+      stack: [],
+      retryable: !(error instanceof InvalidResponse),
+    });
+  }
+  // A second settlement of a strange thenable, and what comes after a fault, has no one to go to.
+  if (!running.delete(id)) return;
+  writer.begin(frameType.result, id).u8(result.encoding === 'json' ? 0 : 1);
+  if (typeof result.data === 'string') writer.rawText(result.data).end();
+  // A copy: the handler may write into its buffer again before it is sent.
+  else writer.raw(Buffer.from(result.data)).end();
+  schedule();
+}
+
+function sendFault(id: number, fault: ThrownFault): void {
+  running.delete(id);
+  writeJson(writer, frameType.fault, id, fault);
+  schedule();
+}
+
+/** The process cannot go on; the host replaces it. */
+function endWith(fault: ThrownFault): void {
+  writeJson(writer, frameType.fault, 0, fault);
+  flush(true);
+  process.exit(fault.code === 'Runtime.UnhandledPromiseRejection' ? 128 : 129);
+}
+
+/** All frames of a tick in one write: nextTick runs when the microtasks of all that finished are through. */
+function schedule(): void {
+  if (scheduled) return;
+  scheduled = true;
+  process.nextTick(flushScheduled);
+}
+
+function flushScheduled(): void {
+  scheduled = false;
+  flush(false);
+}
+
+/**
+ * Writes straight to the descriptor, which costs less than a stream's write and is out when this returns.
+ * When the socket is full: `wait` blocks for a while, as writing to a pipe would; else the stream takes over.
+ */
+function flush(wait: boolean): void {
+  if (writer.empty) return;
+  const parts = writer.take();
+  for (const [index, part] of parts.entries()) {
+    let sent = socket.writableLength > 0 ? 0 : writeNow(part, wait);
+    if (sent === part.length) continue;
+    socket.cork();
+    for (const rest of parts.slice(index)) {
+      socket.write(sent > 0 ? rest.subarray(sent) : rest);
+      sent = 0;
+    }
+    socket.uncork();
+    return;
+  }
+}
+
+/** Returns how much went out. */
+function writeNow(bytes: Uint8Array, wait: boolean): number {
+  let sent = 0;
+  for (let blockedMs = 0; sent < bytes.length;) {
+    try {
+      sent += writeSync(socketFd, bytes, sent);
+    } catch (error) {
+      // The host, or the descriptor, is gone.
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') process.kill(process.pid, 'SIGKILL');
+      if (!wait || blockedMs >= blockedWriteMs) return sent;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+      blockedMs += 1;
+    }
+  }
+  return sent;
+}

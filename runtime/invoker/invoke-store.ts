@@ -1,0 +1,50 @@
+/**
+ * `globalThis.awslambda.InvokeStore`: what @aws/lambda-invoke-store, and through it Powertools and the AWS
+ * SDK, finds instead of making its own. One store per invocation, also with concurrency > 1.
+ */
+import { AsyncLocalStorage } from 'node:async_hooks';
+
+type Store = Record<string | symbol, unknown>;
+
+const protectedKeys = {
+  REQUEST_ID: Symbol.for('_AWS_LAMBDA_REQUEST_ID'),
+  X_RAY_TRACE_ID: Symbol.for('_AWS_LAMBDA_X_RAY_TRACE_ID'),
+  TENANT_ID: Symbol.for('_AWS_LAMBDA_TENANT_ID'),
+  TRACEPARENT: Symbol.for('_AWS_LAMBDA_TRACEPARENT'),
+  TRACESTATE: Symbol.for('_AWS_LAMBDA_TRACESTATE'),
+  BAGGAGE: Symbol.for('_AWS_LAMBDA_BAGGAGE'),
+} as const;
+
+const invocations = new AsyncLocalStorage<Store>();
+
+/** Runs `invocation` and all that it starts under this request id. */
+export function runAs<T>(requestId: string, invocation: () => T): T {
+  return invocations.run({ [protectedKeys.REQUEST_ID]: requestId }, invocation);
+}
+
+/** Empty outside of an invocation. */
+export function currentRequestId(): string {
+  const id = invocations.getStore()?.[protectedKeys.REQUEST_ID];
+  return typeof id === 'string' ? id : '';
+}
+
+export const invokeStore = {
+  run: <T>(context: Store, callback: () => T): T => invocations.run(context, callback),
+  getContext: () => invocations.getStore(),
+  hasContext: () => invocations.getStore() !== undefined,
+  get: (key: string | symbol) => invocations.getStore()?.[key],
+  set(key: string | symbol, value: unknown) {
+    if ((Object.values(protectedKeys) as (string | symbol)[]).includes(key)) {
+      throw new Error(`the invocation's own field ${String(key)} cannot be changed`);
+    }
+    const store = invocations.getStore();
+    if (store === undefined) throw new Error('there is no invocation here');
+    store[key] = value;
+  },
+  getRequestId: () => currentRequestId() || '-',
+  getXRayTraceId: () => invocations.getStore()?.[protectedKeys.X_RAY_TRACE_ID],
+  getTenantId: () => invocations.getStore()?.[protectedKeys.TENANT_ID],
+  getTraceparent: () => invocations.getStore()?.[protectedKeys.TRACEPARENT],
+  getTracestate: () => invocations.getStore()?.[protectedKeys.TRACESTATE],
+  getBaggage: () => invocations.getStore()?.[protectedKeys.BAGGAGE],
+};

@@ -1,0 +1,597 @@
+/** A function's handler processes: who runs what, deadlines, crashes and their successors. */
+import { randomUUID } from 'node:crypto';
+import { availableParallelism } from 'node:os';
+import type { FunctionSpec } from '../../crds/function.ts';
+import type { InvocationReport, Outcome } from '../event.ts';
+import { AtollError, errorCodes, type Code, type Fault } from '../errors.ts';
+import type { LogRecord } from '../log.ts';
+import { monotonicMs } from './clock.ts';
+import { Deadlines, type Deadline } from './deadlines.ts';
+import { handlerEnvironment } from './environment.ts';
+import type { Invocation, Invoker, InvokerState } from './invoker.ts';
+import { nodeBinary } from './node-version.ts';
+import { maxPayloadBytes, type Call, type Init, type LogFrame } from './protocol.ts';
+import { Tail } from './tail.ts';
+import { Worker, type RunEnd, type WorkerEvents } from './worker.ts';
+
+/** Lambda's time for importing the handler module. */
+export const defaultInitTimeoutMs = 10_000;
+/** What neighbours of a timed-out invocation get before their process is killed. */
+export const defaultGraceMs = 5_000;
+const minBackoffMs = 100;
+const maxBackoffMs = 30_000;
+/** A process that lived this long is no part of a crash loop. */
+const stableMs = 10_000;
+const memoryLookMs = 500;
+/** An invocation this long is worth a look at the memory when it ends: the interval may have missed it. */
+const longInvocationMs = 50;
+/** Above spec.memory a process is replaced; above this much of it, it is killed with what runs in it. */
+const killAtShare = 1.25;
+/** Room in an invoke frame for what is not payload. */
+const invokeOverheadBytes = 1024 * 1024;
+const mebibyte = 1024 * 1024;
+
+export interface PoolOptions {
+  readonly function: { readonly namespace: string; readonly name: string };
+  /** The package's sha256; its first 12 digits are `context.functionVersion`. */
+  readonly version: string;
+  readonly runtime: FunctionSpec['runtime'];
+  readonly handler: string;
+  /** The unpacked package. */
+  readonly root: string;
+  /** spec.env, resolved. */
+  readonly env: Readonly<Record<string, string>>;
+  readonly timeoutMs: number;
+  readonly initTimeoutMs?: number;
+  readonly memoryBytes: number;
+  readonly concurrency: number;
+  readonly processes: number;
+  readonly spareProcesses: number;
+  /** How long the neighbours of a timed-out invocation may go on. */
+  readonly graceMs?: number;
+  /** Handler, stdout, stderr and platform records; the report of each invocation is in its Outcome. */
+  log(record: LogRecord): void;
+  readonly metrics?: {
+    coldStart?(): void;
+    /** timeout | crash | memory */
+    restarted?(reason: string): void;
+    /** Of the largest process, about twice a second. */
+    memory?(bytes: number): void;
+  };
+}
+
+/** One invocation from invoke() to its outcome. */
+interface Run extends Deadline {
+  readonly invocation: Invocation;
+  readonly call: Call;
+  readonly tail: Tail | undefined;
+  readonly settle: (outcome: Outcome) => void;
+  /** 0 until it was handed to a process. */
+  startedMs: number;
+  /** The first of its process. */
+  cold: boolean;
+  worker: PoolWorker | undefined;
+  id: number;
+  onAbort: (() => void) | undefined;
+}
+
+type PoolWorker = Worker<Run> & { place?: Place };
+
+interface Place {
+  /** `active` takes invocations, `spare` waits to, `retired` finishes what it has, `alone` runs one and ends. */
+  role: 'active' | 'spare' | 'retired' | 'alone';
+  used: boolean;
+  lastRequestId: string;
+  readyMs: number;
+  /** The one invocation of an `alone` process until it is ready. */
+  only?: Run;
+  grace?: NodeJS.Timeout;
+  /** A timed-out handler may still run in it: no SIGTERM, no waiting. */
+  hung?: boolean;
+}
+
+const drained: Fault = {
+  code: 'Runtime.Drained',
+  message: 'the function was stopped, so the event was handed back',
+};
+
+export function openPool(options: PoolOptions): Invoker {
+  const { log, metrics, concurrency } = options;
+  const { namespace, name } = options.function;
+  const functionVersion = options.version.slice(0, 12);
+  const memoryMiB = Math.floor(options.memoryBytes / mebibyte);
+  const graceMs = options.graceMs ?? defaultGraceMs;
+  const wantedProcesses = options.processes + options.spareProcesses;
+  /** How many may be starting at once: starting is work for a CPU. */
+  const maxStarting = Math.max(1, availableParallelism());
+
+  const workers = new Set<PoolWorker>();
+  /** Those of `workers` that take invocations; a list of its own because it is searched for every event. */
+  const active: PoolWorker[] = [];
+  const queue: Run[] = [];
+  const deadlines = new Deadlines<Run>(expired);
+  const stateListeners: ((state: InvokerState) => void)[] = [];
+  const goneListeners: (() => void)[] = [];
+  let state: InvokerState = { ready: false, reason: 'Starting', message: 'starting the handler process' };
+  let firstStart: PromiseWithResolvers<void> | undefined;
+  let everReady = false;
+  let failures = 0;
+  let lastFailure: Fault | undefined;
+  let backoff: NodeJS.Timeout | undefined;
+  let memoryTimer: NodeJS.Timeout | undefined;
+  let draining: Promise<void> | undefined;
+  let drainTimer: NodeJS.Timeout | undefined;
+  let drainAt = Infinity;
+  let binary = '';
+
+  function enter(next: InvokerState): void {
+    if (next.ready === state.ready && next.reason === state.reason && next.message === state.message) return;
+    state = next;
+    for (const listener of stateListeners) listener(next);
+  }
+
+  // Invocations
+
+  function invoke(invocation: Invocation): Promise<Outcome> {
+    return new Promise((settle) => {
+      const first = invocation.events[0]!;
+      const batch = invocation.batch === true || invocation.events.length > 1;
+      const requestId = invocation.events.length === 1 ? first.id : randomUUID();
+      const deadlineMs = monotonicMs() + invocation.deadline - Date.now();
+      const run: Run = {
+        invocation,
+        call: { requestId, deadlineMs, batch, events: invocation.events },
+        tail: invocation.tail === true ? new Tail(requestId, functionVersion) : undefined,
+        deadlineMs,
+        settle,
+        startedMs: 0,
+        cold: false,
+        worker: undefined,
+        id: 0,
+        onAbort: undefined,
+        before: undefined,
+        after: undefined,
+        waiting: false,
+      };
+      if (draining !== undefined) return settleRun(run, { kind: 'returnedUnrun', fault: drained });
+      const bytes = payloadBytes(invocation);
+      if (bytes > maxPayloadBytes - invokeOverheadBytes) {
+        const fault = { code: 'TooLarge', message: `${bytes} bytes do not fit into one invocation` };
+        return settleRun(run, { kind: 'threw', fault, retryable: false });
+      }
+      deadlines.add(run);
+      if (invocation.alone === true) return startAlone(run);
+      const worker = queue.length === 0 ? leastBusy() : undefined;
+      if (worker === undefined) queue.push(run);
+      else dispatch(run, worker);
+    });
+  }
+
+  function leastBusy(): PoolWorker | undefined {
+    let best: PoolWorker | undefined;
+    let least = concurrency;
+    for (const worker of active) {
+      if (worker.runs.size < least && worker.accepting) {
+        best = worker;
+        least = worker.runs.size;
+      }
+    }
+    return best;
+  }
+
+  function dispatch(run: Run, worker: PoolWorker): void {
+    const place = worker.place!;
+    run.worker = worker;
+    run.startedMs = monotonicMs();
+    run.cold = !place.used;
+    if (run.cold) metrics?.coldStart?.();
+    place.used = true;
+    place.lastRequestId = run.call.requestId;
+    run.id = worker.start(run, run.call);
+    const { signal } = run.invocation;
+    if (signal !== undefined) {
+      run.onAbort = () => worker.cancel(run.id, 'the caller went away');
+      if (signal.aborted) run.onAbort();
+      else signal.addEventListener('abort', run.onAbort, { once: true });
+    }
+  }
+
+  function dispatchQueued(): void {
+    while (queue.length > 0) {
+      const worker = leastBusy();
+      if (worker === undefined) return;
+      dispatch(queue.shift()!, worker);
+    }
+  }
+
+  type OutcomeCore = Outcome extends infer O
+    ? O extends Outcome
+      ? Omit<O, 'report' | 'tail'>
+      : never
+    : never;
+
+  function settleRun(run: Run, core: OutcomeCore): void {
+    deadlines.remove(run);
+    if (run.onAbort !== undefined) run.invocation.signal?.removeEventListener('abort', run.onAbort);
+    const report = reportOf(run);
+    if ('fault' in core && core.kind !== 'returnedUnrun') logFault(run, core.fault);
+    const outcome = { ...core, report } as Outcome;
+    run.settle(run.tail === undefined ? outcome : { ...outcome, tail: run.tail.end(report, memoryMiB) });
+  }
+
+  function reportOf(run: Run): InvocationReport {
+    const { worker } = run;
+    const durationMs = worker === undefined ? 0 : monotonicMs() - run.startedMs;
+    if (worker !== undefined && worker.state === 'ready' && durationMs >= longInvocationMs) worker.measure();
+    const report = {
+      requestId: run.call.requestId,
+      durationMs,
+      maxMemoryMiB: Math.ceil((worker?.maxMemoryBytes ?? 0) / mebibyte),
+      coldStart: run.cold,
+    };
+    return run.cold && worker !== undefined ? { ...report, initDurationMs: worker.initDurationMs } : report;
+  }
+
+  function expired(run: Run): void {
+    const { worker } = run;
+    if (worker === undefined) {
+      remove(queue, run);
+      const fault = lastFailure ?? {
+        code: 'Runtime.StartError',
+        message: 'no handler process was free or could be started before the deadline',
+      };
+      const loner = run.invocation.alone ? [...workers].find(({ place }) => place!.only === run) : undefined;
+      settleRun(run, { kind: 'crashed', fault, suspects: 0 });
+      loner?.kill();
+      return;
+    }
+    worker.runs.delete(run.id);
+    worker.cancel(run.id, `the invocation took longer than ${options.timeoutMs} ms`);
+    const seconds = (options.timeoutMs / 1000).toFixed(2);
+    settleRun(run, {
+      kind: 'timedOut',
+      fault: {
+        code: 'Sandbox.Timedout',
+        message: `RequestId: ${run.call.requestId} Error: Task timed out after ${seconds} seconds`,
+      },
+    });
+    worker.place!.hung = true;
+    retire(worker, 'timeout');
+  }
+
+  // Processes
+
+  const events: WorkerEvents<Run> = {
+    ready(worker: PoolWorker) {
+      const place = worker.place!;
+      place.readyMs = monotonicMs();
+      if (place.role === 'alone') {
+        const { only } = place;
+        delete place.only;
+        if (only === undefined) worker.terminate();
+        else dispatch(only, worker);
+        return;
+      }
+      if (place.role === 'retired') return worker.terminate();
+      lastFailure = undefined;
+      everReady = true;
+      activate();
+      enter({ ready: true, reason: 'Ready', message: '' });
+      firstStart?.resolve();
+      ensure();
+    },
+    ended(worker: PoolWorker, run, end: RunEnd) {
+      failures = 0;
+      settleRun(run, end);
+      if (worker.place!.role !== 'active') leaveIfDone(worker);
+      else if (queue.length > 0) dispatchQueued();
+    },
+    log(worker: PoolWorker, frame) {
+      write(worker, frame);
+    },
+    line(worker: PoolWorker, message, stream) {
+      const run = concurrency === 1 ? [...worker.runs.values()][0] : undefined;
+      run?.tail?.raw(message);
+      const requestId = concurrency === 1 ? worker.place!.lastRequestId : '';
+      log({
+        time: new Date().toISOString(),
+        level: stream === 'stdout' ? 'INFO' : 'WARN',
+        message,
+        namespace,
+        function: name,
+        ...(requestId !== '' && { requestId }),
+        source: stream,
+      });
+    },
+    exited(worker: PoolWorker, fault) {
+      const place = worker.place!;
+      const wasRole = place.role;
+      workers.delete(worker);
+      remove(active, worker);
+      clearTimeout(place.grace);
+      const runs = [...worker.runs.values()];
+      worker.runs.clear();
+      const wasReady = place.readyMs > 0;
+      if (wasRole === 'alone' && place.only !== undefined) {
+        settleRun(place.only, { kind: 'crashed', fault, suspects: 0 });
+      }
+      for (const run of runs) {
+        settleRun(
+          run,
+          fault.code === 'Runtime.Drained'
+            ? { kind: 'returnedUnrun', fault }
+            : { kind: 'crashed', fault, suspects: runs.length },
+        );
+      }
+      if (draining === undefined && (wasRole === 'active' || wasRole === 'spare')) {
+        if (wasReady) metrics?.restarted?.('crash');
+        const idle = runs.length === 0 && monotonicMs() - place.readyMs < stableMs;
+        if (!wasReady || idle) failedStart(fault, wasReady);
+        activate();
+        ensure();
+      }
+      if (workers.size === 0) for (const gone of goneListeners.splice(0)) gone();
+    },
+  };
+
+  function startWorker(role: Place['role']): PoolWorker {
+    const logStream = `${new Date().toISOString().slice(0, 10).replaceAll('-', '/')}/[${functionVersion}]${randomUUID().replaceAll('-', '')}`;
+    const facts = {
+      namespace,
+      name,
+      functionVersion,
+      handler: options.handler,
+      root: options.root,
+      memoryMiB,
+      concurrency,
+      logStream,
+    };
+    const init: Init = {
+      ...facts,
+      packageSha256: options.version,
+      env: handlerEnvironment({ ...facts, runtime: options.runtime, env: options.env }, process.env),
+    };
+    const worker: PoolWorker = new Worker<Run>(
+      {
+        nodeBinary: binary,
+        init,
+        memoryBytes: options.memoryBytes,
+        initTimeoutMs: options.initTimeoutMs ?? defaultInitTimeoutMs,
+      },
+      events,
+    );
+    worker.place = { role, used: false, lastRequestId: '', readyMs: 0 };
+    workers.add(worker);
+    memoryTimer ??= setInterval(lookAtMemory, memoryLookMs).unref();
+    return worker;
+  }
+
+  function startAlone(run: Run): void {
+    startWorker('alone').place!.only = run;
+  }
+
+  /** As many processes as wanted, unless a crash loop makes them wait. */
+  function ensure(): void {
+    if (draining !== undefined || backoff !== undefined) return;
+    let living = 0;
+    let starting = 0;
+    for (const worker of workers) {
+      const { role } = worker.place!;
+      if (role !== 'active' && role !== 'spare') continue;
+      living += 1;
+      if (worker.state === 'starting') starting += 1;
+    }
+    // While a start just failed one process tries for all.
+    const most = failures > 0 ? 1 : maxStarting;
+    for (; living < wantedProcesses && starting < most; living++, starting++) startWorker('spare');
+  }
+
+  /** Ready spares become active until there are enough. */
+  function activate(): void {
+    for (const worker of workers) {
+      if (active.length >= options.processes) break;
+      if (worker.place!.role !== 'spare' || !worker.accepting) continue;
+      worker.place!.role = 'active';
+      active.push(worker);
+    }
+    dispatchQueued();
+  }
+
+  function failedStart(fault: Fault, wasReady: boolean): void {
+    lastFailure = fault;
+    failures += 1;
+    const step = Math.min(maxBackoffMs, minBackoffMs * 2 ** Math.min(20, failures - 1));
+    const delayMs = Math.round(step * (0.5 + Math.random() / 2));
+    log({
+      ...platform('ERROR', wasReady ? 'handler process ended while idle' : 'handler process did not start'),
+      errorType: fault.code,
+      errorMessage: fault.message,
+      ...(fault.stack && { stackTrace: fault.stack }),
+      retryInMs: delayMs,
+    });
+    if (active.length === 0) {
+      enter({ ready: false, reason: fault.code, message: fault.message });
+      // What waits has nobody to wait for; its source has the better patience.
+      for (const run of queue.splice(0)) settleRun(run, { kind: 'crashed', fault, suspects: 0 });
+    }
+    if (!everReady) {
+      // Whoever called start() decides what becomes of a version that never ran.
+      firstStart?.reject(errorOf(fault));
+      return;
+    }
+    backoff ??= setTimeout(() => {
+      backoff = undefined;
+      ensure();
+    }, delayMs).unref();
+  }
+
+  /** It gets nothing new, its successor starts at once, and it ends when its neighbours are done or the grace is over. */
+  function retire(worker: PoolWorker, reason: 'timeout' | 'memory'): void {
+    const place = worker.place!;
+    if (place.role === 'active' || place.role === 'spare') {
+      metrics?.restarted?.(reason);
+      place.role = 'retired';
+      remove(active, worker);
+      activate();
+      ensure();
+    }
+    place.grace ??= setTimeout(() => worker.kill(neighbourKilled), graceMs);
+    leaveIfDone(worker);
+  }
+
+  function leaveIfDone(worker: PoolWorker): void {
+    if (worker.runs.size > 0) return;
+    if (worker.place!.hung === true) worker.kill();
+    else worker.terminate();
+  }
+
+  function lookAtMemory(): void {
+    let largest = 0;
+    for (const worker of workers) {
+      const bytes = worker.measure();
+      largest = Math.max(largest, bytes);
+      if (bytes <= options.memoryBytes || worker.state !== 'ready') continue;
+      const used = `${Math.ceil(bytes / mebibyte)} MiB of ${memoryMiB} MiB`;
+      if (bytes > options.memoryBytes * killAtShare) {
+        worker.kill({
+          code: 'Runtime.OutOfMemory',
+          message: `the handler process used ${used} and was killed`,
+        });
+      } else if (worker.place!.role === 'active' || worker.place!.role === 'spare') {
+        log({ ...platform('WARN', 'handler process is replaced: it uses more than spec.memory'), used });
+        retire(worker, 'memory');
+      }
+    }
+    if (workers.size > 0) metrics?.memory?.(largest);
+  }
+
+  // Logs
+
+  function platform(level: LogRecord['level'], message: string): LogRecord {
+    return { time: new Date().toISOString(), level, message, namespace, function: name, source: 'platform' };
+  }
+
+  function write(worker: PoolWorker, frame: LogFrame): void {
+    const { level, timeMs, requestId, message, fields } = frame;
+    let trigger: string | undefined;
+    if (requestId !== '') {
+      for (const run of worker.runs.values()) {
+        if (run.call.requestId !== requestId) continue;
+        trigger = run.call.events[0]!.trigger;
+        run.tail?.line(timeMs, level, message);
+        break;
+      }
+    }
+    log({
+      ...fields,
+      time: new Date(timeMs).toISOString(),
+      level,
+      message,
+      namespace,
+      function: name,
+      ...(trigger !== undefined && { trigger }),
+      ...(requestId !== '' && { requestId }),
+      source: 'handler',
+    });
+  }
+
+  function logFault(run: Run, fault: Fault): void {
+    run.tail?.line(Date.now(), 'ERROR', `${fault.code}: ${fault.message}`);
+    log({
+      ...platform('ERROR', 'invocation failed'),
+      trigger: run.call.events[0]!.trigger,
+      requestId: run.call.requestId,
+      errorType: fault.code,
+      errorMessage: fault.message,
+      ...(fault.stack && { stackTrace: fault.stack }),
+    });
+  }
+
+  // The end
+
+  function drain(deadline: number): Promise<void> {
+    draining ??= finish();
+    if (deadline < drainAt) {
+      drainAt = deadline;
+      clearTimeout(drainTimer);
+      drainTimer = setTimeout(
+        () => {
+          for (const worker of workers) worker.kill(drained);
+        },
+        Math.max(0, deadline - Date.now()),
+      );
+      if (workers.size === 0) clearTimeout(drainTimer);
+    }
+    return draining;
+  }
+
+  async function finish(): Promise<void> {
+    clearTimeout(backoff);
+    firstStart?.reject(new AtollError('Runtime.Drained', drained.message));
+    enter({ ready: false, reason: 'Runtime.Drained', message: drained.message });
+    for (const run of queue.splice(0)) settleRun(run, { kind: 'returnedUnrun', fault: drained });
+    active.length = 0;
+    for (const worker of [...workers]) {
+      const place = worker.place!;
+      if (place.only !== undefined) {
+        settleRun(place.only, { kind: 'returnedUnrun', fault: drained });
+        delete place.only;
+      }
+      place.role = 'retired';
+      if (worker.state === 'starting') worker.kill(drained);
+      else leaveIfDone(worker);
+    }
+    if (workers.size > 0) await new Promise<void>((gone) => goneListeners.push(gone));
+    clearTimeout(drainTimer);
+    clearInterval(memoryTimer);
+    deadlines.close();
+  }
+
+  return {
+    start() {
+      if (firstStart !== undefined) return firstStart.promise;
+      firstStart = Promise.withResolvers<void>();
+      firstStart.promise.catch(() => {});
+      try {
+        binary = nodeBinary(options.runtime);
+        ensure();
+      } catch (error) {
+        const { code, message } = error as AtollError;
+        enter({ ready: false, reason: code, message });
+        firstStart.reject(error as Error);
+      }
+      return firstStart.promise;
+    },
+    invoke,
+    capacity: options.processes * concurrency,
+    get state() {
+      return state;
+    },
+    onState: (listener) => void stateListeners.push(listener),
+    drain,
+  };
+}
+
+const neighbourKilled: Fault = {
+  code: 'Runtime.Drained',
+  message:
+    'another invocation in the same process timed out and the process was killed; the event was handed back',
+};
+
+function payloadBytes(invocation: Invocation): number {
+  let bytes = 0;
+  for (const event of invocation.events) bytes += event.data.length;
+  return bytes;
+}
+
+function errorOf(fault: Fault): AtollError {
+  const known = Object.hasOwn(errorCodes, fault.code);
+  return known
+    ? new AtollError(fault.code as Code, fault.message, { cause: fault })
+    : new AtollError('Runtime.InitError', `${fault.code}: ${fault.message}`, { cause: fault });
+}
+
+function remove<T>(list: T[], item: T): void {
+  const at = list.indexOf(item);
+  if (at !== -1) list.splice(at, 1);
+}

@@ -1,0 +1,103 @@
+/** From `spec.handler` to the function it names: found, imported, checked. Errors as Lambda tells them apart. */
+import { existsSync } from 'node:fs';
+import { basename, dirname, join, relative, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import type { Code, Fault } from '../errors.ts';
+import type { Context } from '../handler.ts';
+import { thrownFault } from './thrown.ts';
+
+export type UserFunction = (event: unknown, context: Context) => unknown;
+
+const extensions = ['.mjs', '.js', '.cjs'];
+/** Node's codes for a module, or something it imports, that is not there. */
+const notFoundCodes = new Set([
+  'MODULE_NOT_FOUND',
+  'ERR_MODULE_NOT_FOUND',
+  'ERR_PACKAGE_PATH_NOT_EXPORTED',
+  'ERR_PACKAGE_IMPORT_NOT_DEFINED',
+  'ERR_UNSUPPORTED_DIR_IMPORT',
+  'ERR_UNKNOWN_FILE_EXTENSION',
+]);
+
+export class LoadError extends Error {
+  readonly fault: Fault;
+
+  constructor(code: Code, message: string, stack?: readonly string[]) {
+    super(message);
+    this.name = code;
+    this.fault = stack ? { code, message, stack } : { code, message };
+  }
+}
+
+/**
+ * `handler` is `<file without extension>.<export>`, the file relative to `root`, the export possibly nested
+ * (`src/index.api.get`). Throws LoadError, and nothing else.
+ */
+export async function loadUserFunction(root: string, handler: string): Promise<UserFunction> {
+  const { file, exportPath } = parseHandler(root, handler);
+  let loaded: Record<string, unknown>;
+  try {
+    loaded = (await import(pathToFileURL(file).href)) as Record<string, unknown>;
+  } catch (error) {
+    throw loadError(error, relative(root, file));
+  }
+  // A CommonJS module's exports are its default export; those that Node could not see statically only there.
+  const found = exportOf(loaded, exportPath) ?? exportOf(loaded['default'], exportPath);
+  const shown = `${relative(root, file)} ${found === undefined ? 'does not export' : 'exports no function named'}`;
+  if (typeof found !== 'function') {
+    throw new LoadError('Runtime.HandlerNotFound', `${shown} "${exportPath.join('.')}" (handler ${handler})`);
+  }
+  if (found.length >= 3) {
+    throw new LoadError(
+      'Runtime.CallbackHandlerDeprecated',
+      `the handler ${handler} takes ${found.length} parameters; callback handlers are not supported, as in Lambda since Node.js 24: make it async and return the result`,
+    );
+  }
+  return found as UserFunction;
+}
+
+function parseHandler(root: string, handler: string): { file: string; exportPath: string[] } {
+  const name = basename(handler);
+  const dot = name.indexOf('.');
+  const exportPath = name.slice(dot + 1).split('.');
+  if (dot < 1 || exportPath.includes('')) {
+    throw new LoadError(
+      'Runtime.MalformedHandlerName',
+      `"${handler}" is not <file without extension>.<export>, such as index.handler`,
+    );
+  }
+  const base = resolve(root, dirname(handler), name.slice(0, dot));
+  const inside = relative(root, base);
+  if (handler.startsWith('/') || inside.startsWith('..') || handler.split('/').includes('..')) {
+    throw new LoadError('Runtime.MalformedHandlerName', `"${handler}" leaves the package`);
+  }
+  for (const extension of extensions) {
+    if (existsSync(base + extension)) return { file: base + extension, exportPath };
+  }
+  const tried = extensions.map((extension) => join('.', inside) + extension).join(', ');
+  throw new LoadError(
+    'Runtime.ImportModuleError',
+    `the package has no file for handler ${handler}: tried ${tried}`,
+  );
+}
+
+function exportOf(value: unknown, path: readonly string[]): unknown {
+  let at = value;
+  for (const name of path) {
+    if ((typeof at !== 'object' && typeof at !== 'function') || at === null) return undefined;
+    at = (at as Record<string, unknown>)[name];
+  }
+  return at;
+}
+
+function loadError(error: unknown, file: string): LoadError {
+  const { code, message, stack } = thrownFault(error);
+  const nodeCode = (error as { code?: unknown } | null | undefined)?.code;
+  if (typeof nodeCode === 'string' && notFoundCodes.has(nodeCode)) {
+    return new LoadError('Runtime.ImportModuleError', message, stack);
+  }
+  if (error instanceof SyntaxError) {
+    return new LoadError('Runtime.UserCodeSyntaxError', `${file}: ${message}`, stack);
+  }
+  return new LoadError('Runtime.InitError', `${file} threw while it was loaded: ${code}: ${message}`, stack);
+}
