@@ -8,6 +8,9 @@ import type { Inbox } from '../runtime/inbox.ts';
 import type { Functions } from './functions.ts';
 import { type Hosts, waitMs } from './hosts.ts';
 
+/** Reserved: the trigger every function has without declaring it. */
+export const invokeTrigger = 'invoke';
+
 export interface InvocationRequest {
   readonly key: Key;
   /** JSON, checked by `payloadProblem`. */
@@ -93,7 +96,7 @@ export function openInvocations(parts: {
       const requestId = randomUUID();
       await inbox.put(key, {
         id: requestId,
-        trigger: 'invoke',
+        trigger: invokeTrigger,
         kind: 'invoke',
         subject: key.name,
         time: Date.now(),

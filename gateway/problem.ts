@@ -43,8 +43,6 @@ export function problemOf(error: unknown, log: Log): AtollError {
 
 export function answer(reply: FastifyReply, status: number, body: object): FastifyReply {
   if (status === 429 || status === 503) reply.header('retry-after', String(retryAfterSeconds));
-  // The rest of a body that was not taken is not worth keeping the connection for.
-  if (status === 413) reply.header('connection', 'close');
   return reply.code(status).header('content-type', 'application/json').send(JSON.stringify(body));
 }
 

@@ -1,12 +1,11 @@
 /** http triggers: the request goes to the function's host as it came, the response comes back as it is made. */
-import { Transform } from 'node:stream';
-import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import type { IncomingHttpHeaders } from 'node:http';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Backend } from '../controller/backends/backend.ts';
 import type { Route } from '../controller/function/routes.ts';
 import { maxPayloadBytes } from '../runtime/config.ts';
 import { AtollError } from '../runtime/errors.ts';
-import { tooLarge } from './body.ts';
+import { bodyOf } from './body.ts';
 import type { Functions } from './functions.ts';
 import { type Hosts, waitMs } from './hosts.ts';
 
@@ -43,7 +42,7 @@ async function proxy(
     path: `/http/${route.namespace}/${route.name}/${route.trigger}${request.raw.url}`,
     headers: requestHeaders(request),
     // Read already where a signature covers it.
-    body: request.body_ ? await request.body_ : bodyOf(request.raw),
+    body: await (request.body_ ?? bodyOf(request.raw, maxPayloadBytes)),
     signal: request.gone,
     waitMs: waitMs(object.spec.timeoutSeconds),
   });
@@ -88,7 +87,7 @@ export function withoutHopByHop<H extends IncomingHttpHeaders>(headers: H): Inco
 
 function requestHeaders(request: FastifyRequest): Record<string, string | string[]> {
   const headers: Record<string, string | string[]> = {};
-  const kept = withoutHopByHop(request.headers);
+  const kept = withoutHopByHop(request.raw.headers);
   for (const [name, values] of Object.entries(request.raw.headersDistinct)) {
     // Ours to say: a caller must not be able to pretend to be somewhere else. The host has its own Host.
     if (values === undefined || kept[name] === undefined || name === 'host' || name === 'expect') continue;
@@ -97,32 +96,8 @@ function requestHeaders(request: FastifyRequest): Record<string, string | string
     if (request.keyId !== undefined && name === 'authorization') continue;
     headers[name] = values.length === 1 ? (values[0] as string) : values;
   }
-  headers['x-forwarded-host'] = request.headers.host ?? '';
+  headers['x-forwarded-host'] = request.raw.headers.host ?? '';
   headers['x-forwarded-for'] = request.raw.socket.remoteAddress ?? '';
   headers['x-forwarded-proto'] = 'http';
   return headers;
-}
-
-/** The body on its way; ends with TooLarge when it grows beyond what a host takes. */
-function bodyOf(request: IncomingMessage): Transform | null {
-  const length = request.headers['content-length'];
-  if (request.headers['transfer-encoding'] === undefined && (length === undefined || length === '0'))
-    return null;
-  if (Number(length ?? 0) > maxPayloadBytes) {
-    request.resume();
-    throw tooLarge(maxPayloadBytes);
-  }
-  let size = 0;
-  const bounded = new Transform({
-    transform(chunk: Buffer, _encoding, done) {
-      size += chunk.length;
-      if (size <= maxPayloadBytes) return done(null, chunk);
-      done(tooLarge(maxPayloadBytes));
-      // Read away: a client that is still writing does not see the answer.
-      request.unpipe(bounded);
-      request.resume();
-    },
-  });
-  request.once('aborted', () => bounded.destroy());
-  return request.pipe(bounded);
 }

@@ -32,6 +32,8 @@ export function decorateRequests(app: FastifyInstance): void {
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', (_request, _payload, done) => done(null));
   app.addHook('onRequest', (request, reply, done) => {
+    // Fastify refuses a Content-Type it cannot read, before anybody asked for the body; request.raw still has it.
+    request.headers = { 'content-type': undefined };
     const gone = new AbortController();
     request.gone = gone.signal;
     reply.raw.once('close', () => {

@@ -4,9 +4,11 @@ import fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
 import type { Backend } from '../controller/backends/backend.ts';
 import type { Store } from '../controller/stores/store.ts';
 import { maxPayloadBytes } from '../runtime/config.ts';
+import type { DeadLetters } from '../runtime/dead-letters.ts';
 import { AtollError } from '../runtime/errors.ts';
 import type { Inbox } from '../runtime/inbox.ts';
 import type { Log } from '../runtime/log.ts';
+import { deadLetterRoutes } from './api/dead-letters.ts';
 import { invocationsRoute } from './api/invocations.ts';
 import { logsRoute } from './api/logs.ts';
 import { siteRoute } from './api/site.ts';
@@ -38,6 +40,7 @@ export interface GatewayOptions {
   readonly store: Store;
   readonly backend: Pick<Backend, 'address' | 'logs' | 'observe'>;
   readonly inbox?: Inbox;
+  readonly deadLetters?: DeadLetters;
   /** The controller's own, as Prometheus text. */
   readonly metrics?: () => Promise<string>;
   readonly log: Log;
@@ -53,7 +56,7 @@ export interface Gateway {
 
 /** Rejects with AtollError KeysRefused, or with the system's error when it cannot listen. */
 export async function startGateway(options: GatewayOptions): Promise<Gateway> {
-  const { host, store, backend, log, inbox } = options;
+  const { host, store, backend, log, inbox, deadLetters } = options;
   const policy = await doorPolicyOf(options);
   const functions = await openFunctions(store, log);
   const hosts = openHosts();
@@ -80,6 +83,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   statusRoute(app, functions, backend);
   logsRoute(app, { functions, backend, stopping: stopping.signal });
   invocationsRoute(app, invocations);
+  deadLetterRoutes(app, { functions, ...(inbox && { inbox }), ...(deadLetters && { deadLetters }) });
   lambdaRoutes(app, invocations, log);
   triggerRoutes(app, { functions, backend, hosts });
 
@@ -147,7 +151,7 @@ async function enter(request: FastifyRequest, functions: Functions, policy: Door
     {
       method: request.method,
       url: request.raw.url ?? '',
-      headers: request.headers,
+      headers: request.raw.headers,
       body: () => request.wholeBody(maxPayloadBytes),
     },
     doorOf(request, functions),

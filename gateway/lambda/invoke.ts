@@ -79,7 +79,7 @@ function oneOf<T extends string>(
   header: string,
   allowed: readonly [T, ...T[]],
 ): T {
-  const value = request.headers[header] ?? allowed[0];
+  const value = request.raw.headers[header] ?? allowed[0];
   const found = allowed.find((one) => one === value);
   if (found === undefined) {
     throw new LambdaError(
@@ -91,7 +91,7 @@ function oneOf<T extends string>(
 }
 
 function clientContextOf(request: FastifyRequest<Invoke>): string | undefined {
-  const value = request.headers['x-amz-client-context'];
+  const value = request.raw.headers['x-amz-client-context'];
   if (value === undefined) return undefined;
   const text = String(value);
   if (text.length > maxClientContextLength || payloadProblem(Buffer.from(text, 'base64')) !== undefined) {
