@@ -13,7 +13,7 @@ import { withLock } from './lock.ts';
 import { ownedFolder } from './owner.ts';
 import { installPypi } from './pypi.ts';
 import { isAcceptable, isToolName, parseVersion, tools } from './tools.ts';
-import type { Tool, ToolName } from './tools.ts';
+import type { GoTool, PypiTool, Tool, ToolName } from './tools.ts';
 
 export { InstallError } from './install-error.ts';
 export { tools } from './tools.ts';
@@ -145,27 +145,28 @@ async function installOnce(
   const scratch = await ownedFolder(join(cache, '.installing', `${name}.`));
   try {
     const installation: Installation = { result: join(scratch, 'result'), scratch, env, log, signal };
-    switch (tool.kind) {
-      case 'go':
-        await installGo(tool, installation);
-        break;
-      case 'pypi':
-        await installPypi(tool, installation);
-        break;
-      case 'debian':
-        await installDebian(tool, installation);
-        return await findTool(name, { log, env });
-    }
-    // A program that does not even start must not get into the cache, where it would be found for ever.
-    await run(join(installation.result, 'bin', tool.binary), tool.accepted.versionArguments, { env, signal });
-    await putIntoPlace(installation.result, join(cache, name, tool.version));
-    return inCache(name, tool, env);
+    if (tool.kind === 'debian') await installDebian(tool, installation);
+    else await installIntoCache(tool, installation, join(cache, name, tool.version));
+    const path = await findTool(name, { log: () => {}, env });
+    if (path !== undefined) log(`${name}: ready after ${seconds()} s`);
+    return path;
   } finally {
     clearInterval(reminder);
     await rm(scratch, { recursive: true, force: true, maxRetries: 3 });
-    const path = inCache(name, tool, env);
-    if (path !== undefined) log(`${name}: ready after ${seconds()} s`);
   }
+}
+
+async function installIntoCache(
+  tool: GoTool | PypiTool,
+  installation: Installation,
+  folder: string,
+): Promise<void> {
+  const { result, env, signal } = installation;
+  if (tool.kind === 'go') await installGo(tool, installation);
+  else await installPypi(tool, installation);
+  // A program that does not even start must not get into the cache, where it would be found for ever.
+  await run(join(result, 'bin', tool.binary), tool.accepted.versionArguments, { env, signal });
+  await putIntoPlace(result, folder);
 }
 
 const deeds: { [K in Tool['kind']]: string } = {

@@ -57,6 +57,10 @@ const defaultGraceMs = 5_000;
 const pollMs = 10;
 const keptOutput = 1024 * 1024;
 
+const killedAtExit = new Set<() => void>();
+process.on('exit', () => {
+  for (const kill of killedAtExit) kill();
+});
 // A vitest worker whose main process was killed goes on with its test; nobody would end what it started.
 if (process.connected) process.once('disconnect', () => process.exit(1));
 
@@ -108,8 +112,8 @@ export async function startProcess(
     if (running) process.kill(-pid, which);
   };
   const killWithUs = (): void => signal('SIGKILL');
-  process.on('exit', killWithUs);
-  void exited.then(() => process.off('exit', killWithUs));
+  killedAtExit.add(killWithUs);
+  void exited.then(() => killedAtExit.delete(killWithUs));
 
   const endedEarly = async (what: string): Promise<never> => {
     const { code, signal: by } = await exited;

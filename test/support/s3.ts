@@ -70,6 +70,8 @@ export async function startMinio(options: S3Options = {}): Promise<S3Server> {
       MINIO_UPDATE: 'off',
     },
     healthPath: '/minio/health/ready',
+    // Healthy before it is through with starting: a bucket created in between took five seconds now and then.
+    banner: /^API: /,
   }));
 }
 
@@ -78,6 +80,8 @@ interface Launch {
   args: string[];
   env?: Record<string, string>;
   healthPath: string;
+  /** A line that it writes when it is ready, where the health check alone does not tell. */
+  banner?: RegExp;
 }
 
 async function startS3(
@@ -94,7 +98,11 @@ async function startS3(
         const { command, args, env } = launch(port);
         return { command, args, env: { ...process.env, ...env, ...options.env } };
       },
-      ready: (process, port) => untilHealthy(process, `http://127.0.0.1:${port}${launch(port).healthPath}`),
+      ready: async (process, port) => {
+        const { healthPath, banner } = launch(port);
+        if (banner !== undefined) await process.line(banner);
+        await untilHealthy(process, `http://127.0.0.1:${port}${healthPath}`);
+      },
     },
     { closing },
   );

@@ -62,7 +62,10 @@ describe('the version of a program on PATH', () => {
 
     const path = await toolPath('nats-server', machine);
     expect(path).toBe(join(machine.cache, 'nats-server/2.15.2/bin/nats-server'));
-    expect(machine.said).toContainEqual(expect.stringContaining('is 2.9.10, older than 2.15.0: passed over'));
+    const complaints = machine.said.filter((line) =>
+      line.includes('is 2.9.10, older than 2.15.0: passed over'),
+    );
+    expect(complaints).toHaveLength(1);
   });
 });
 
