@@ -4,13 +4,11 @@
  */
 import { createHash } from 'node:crypto';
 import { jetstream } from '@nats-io/jetstream';
-import { Kvm } from '@nats-io/kv';
 import type { KV } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { NatsLink } from './clients/nats.ts';
 import { AtollError, faultOf } from './errors.ts';
-import { stateBucket } from './state.ts';
-import { managerOf } from './streams.ts';
+import { openState, stateBucket } from './streams.ts';
 
 export interface AttemptRecord {
   /** Invocations that this event failed. */
@@ -44,7 +42,7 @@ export function openAttempts(link: NatsLink, options: { maxAgeSeconds: number })
   async function ask<T>(question: (kv: KV, nc: NatsConnection) => Promise<T>): Promise<T> {
     const nc = link.current();
     if (!nc) throw new AtollError('NatsUnavailable', link.state.message);
-    if (opened?.nc !== nc) opened = { nc, kv: openBucket(nc) };
+    if (opened?.nc !== nc) opened = { nc, kv: openState(nc) };
     try {
       return await question(await opened.kv, nc);
     } catch (error) {
@@ -69,13 +67,6 @@ export function openAttempts(link: NatsLink, options: { maxAgeSeconds: number })
       }),
     remove: (key) => ask((kv) => kv.purge(key, { ttl: '1m' })),
   };
-}
-
-async function openBucket(nc: NatsConnection): Promise<KV> {
-  const kv = await new Kvm(nc).create(stateBucket, { history: 1, markerTTL: 60_000 });
-  const { config } = (await kv.status()).streamInfo;
-  if (!config.allow_msg_ttl) await (await managerOf(nc)).streams.update(config.name, { allow_msg_ttl: true });
-  return kv;
 }
 
 /** KV keys take letters, digits and -_=/. only; an id may hold anything and be of any length. */

@@ -1,4 +1,4 @@
-/** The site's own streams, inbox and dead letters: names, limits, and how they are made when they are missing. */
+/** What a site keeps in JetStream for itself: inbox, dead letters, state. Made when missing, by whoever needs it. */
 import {
   DiscardPolicy,
   JetStreamApiCodes,
@@ -8,11 +8,14 @@ import {
   jetstreamManager,
 } from '@nats-io/jetstream';
 import type { JetStreamManager, StreamConfig } from '@nats-io/jetstream';
+import { Kvm } from '@nats-io/kv';
+import type { KV } from '@nats-io/kv';
 import { nanos } from '@nats-io/nats-core';
 import type { NatsConnection } from '@nats-io/nats-core';
 
 export const inboxStream = 'ATOLL_INBOX';
 export const deadStream = 'ATOLL_DEAD';
+export const stateBucket = 'ATOLL_STATE';
 
 /** Events of one trigger that may wait in the inbox: what a flooded function cannot take from the others. */
 export const inboxEventsPerTrigger = 10_000;
@@ -66,6 +69,15 @@ export function ensureDeadStream(nc: NatsConnection, site: string): Promise<void
     max_msgs_per_subject: deadLettersPerTrigger,
     duplicate_window: nanos(dedupeMs),
   });
+}
+
+/** The KV bucket of ticks, leases, attempts; an entry may be given a time to live of its own. */
+export async function openState(nc: NatsConnection): Promise<KV> {
+  const kv = await new Kvm(nc).create(stateBucket, { history: 1, markerTTL: 60_000 });
+  const { config } = (await kv.status()).streamInfo;
+  // A bucket that exists is taken as it is, and it may be one that was made by hand.
+  if (!config.allow_msg_ttl) await (await managerOf(nc)).streams.update(config.name, { allow_msg_ttl: true });
+  return kv;
 }
 
 async function ensureStream(

@@ -1,0 +1,192 @@
+/**
+ * The sweep (CONTRACTS 4.14): what Functions and triggers that are gone have left in the broker. Done again and again
+ * with all that lives, it needs no memory of what was deleted, and a deletion never waits for it.
+ */
+import { JetStreamApiCodes } from '@nats-io/jetstream';
+import type { JetStreamManager, StoredMsg } from '@nats-io/jetstream';
+import type { NatsLink } from '../clients/nats.ts';
+import { consumerLabels } from '../consumer.ts';
+import type { DeadLetters } from '../dead-letters.ts';
+import { AtollError, faultOf } from '../errors.ts';
+import { eventOf } from '../inbox.ts';
+import type { Log } from '../log.ts';
+import { inboxStream, isApiError, managerOf, openState } from '../streams.ts';
+
+export interface Living {
+  readonly namespace: string;
+  readonly name: string;
+  readonly uid: string;
+  readonly triggers: readonly string[];
+}
+
+export interface Swept {
+  /** `<stream>/<consumer>` of each that was removed. */
+  readonly consumers: string[];
+  readonly keys: string[];
+  /** Events that waited in the inbox and are dead letters now (`FunctionDeleted`). */
+  readonly deadLettered: number;
+  /**
+   * Keys of MQTT sessions that the broker still keeps, with what was written there: whoever cleans one by a clean
+   * connect removes its key then.
+   */
+  readonly mqttSessions: { key: string; value: unknown; revision: number }[];
+}
+
+/** What is younger may belong to a Function that came after `living` was gathered. */
+const graceMs = 60_000;
+
+/** Keys of ATOLL_STATE that name a trigger: `<kind>.<namespace>.<function>.<trigger>[.…]`. */
+const ownedKeys = ['attempts', 'schedule', 'mqtt'];
+const mqttSessionKeys = 'mqtt-topic';
+
+/** Rejects with AtollError NatsUnavailable or JetStreamUnavailable; what was done until then stays done. */
+export async function forget(
+  living: readonly Living[],
+  parts: { link: NatsLink; deadLetters: DeadLetters; site: string; log: Log; graceMs?: number },
+): Promise<Swept> {
+  const { link, log } = parts;
+  const nc = link.current();
+  if (!nc) throw new AtollError('NatsUnavailable', link.state.message);
+  const known = new Known(living);
+  try {
+    const manager = await managerOf(nc);
+    const bornBefore = Date.now() - (parts.graceMs ?? graceMs);
+    const consumers = await forgetConsumers(manager, known, parts.site, bornBefore);
+    const deadLettered = await forgetInbox(manager, known, parts, bornBefore);
+    const { keys, mqttSessions } = await forgetKeys(await openState(nc), known, bornBefore);
+    const swept = { consumers, keys, deadLettered, mqttSessions };
+    if (consumers.length + keys.length + deadLettered > 0) {
+      log.info({ consumers, keys: keys.length, deadLettered }, 'forgot what deleted functions left behind');
+    }
+    return swept;
+  } catch (error) {
+    if (error instanceof AtollError) throw error;
+    throw new AtollError('JetStreamUnavailable', `the sweep was not finished: ${faultOf(error).message}`, {
+      cause: error,
+    });
+  }
+}
+
+class Known {
+  readonly #triggersByUid: Map<string, Set<string>>;
+  readonly #triggersByName: Map<string, Set<string>>;
+
+  constructor(living: readonly Living[]) {
+    this.#triggersByUid = new Map(living.map(({ uid, triggers }) => [uid, new Set(triggers)]));
+    this.#triggersByName = new Map(
+      living.map(({ namespace, name, triggers }) => [`${namespace}.${name}`, new Set(triggers)]),
+    );
+  }
+
+  /** Without a trigger: what belongs to the function as a whole. */
+  hasUid(uid: string | undefined, trigger?: string): boolean {
+    const triggers = this.#triggersByUid.get(uid ?? '');
+    return triggers !== undefined && (trigger === undefined || triggers.has(trigger));
+  }
+
+  hasName(namespace: string, name: string, trigger?: string): boolean {
+    const triggers = this.#triggersByName.get(`${namespace}.${name}`);
+    return triggers !== undefined && (trigger === undefined || triggers.has(trigger));
+  }
+}
+
+async function forgetConsumers(
+  manager: JetStreamManager,
+  known: Known,
+  site: string,
+  bornBefore: number,
+): Promise<string[]> {
+  const forgotten: string[] = [];
+  for await (const stream of manager.streams.names()) {
+    for await (const { name, config, created } of manager.consumers.list(stream)) {
+      const metadata = config.metadata ?? {};
+      if (metadata[consumerLabels.site] !== site || Date.parse(created) > bornBefore) continue;
+      if (known.hasUid(metadata[consumerLabels.uid], metadata[consumerLabels.trigger])) continue;
+      await manager.consumers.delete(stream, name).catch((error: unknown) => {
+        if (!isApiError(error, JetStreamApiCodes.ConsumerNotFound)) throw error;
+      });
+      forgotten.push(`${stream}/${name}`);
+    }
+  }
+  return forgotten;
+}
+
+/** Events of a living function stay, also those of a trigger that it had: the function itself handles them. */
+async function forgetInbox(
+  manager: JetStreamManager,
+  known: Known,
+  { deadLetters, site }: { deadLetters: DeadLetters; site: string },
+  bornBefore: number,
+): Promise<number> {
+  let count = 0;
+  const info = await manager.streams
+    .info(inboxStream, { subjects_filter: `atoll.${site}.inbox.>` })
+    .catch((error: unknown) => {
+      if (isApiError(error, JetStreamApiCodes.StreamNotFound)) return undefined;
+      throw error;
+    });
+  for (const subject of Object.keys(info?.state.subjects ?? {})) {
+    const [, , , namespace = '', name = ''] = subject.split('.');
+    if (known.hasName(namespace, name)) continue;
+    for (
+      let next = await nextOf(manager, subject, 1);
+      next;
+      next = await nextOf(manager, subject, next.seq + 1)
+    ) {
+      if (next.time.getTime() > bornBefore) break;
+      const event = eventOf(subject, next.header, next.data, {
+        id: `${inboxStream}:${next.seq}`,
+        time: next.time.getTime(),
+      });
+      const message = `function ${namespace}/${name} was deleted while the event waited for it`;
+      const fault = { code: 'FunctionDeleted', message };
+      await deadLetters.put({ namespace, name }, { ...event, attempt: 1 }, fault, 'FunctionDeleted', {
+        attempts: 0,
+      });
+      await manager.streams.deleteMessage(inboxStream, next.seq, false);
+      count += 1;
+    }
+  }
+  return count;
+}
+
+async function nextOf(manager: JetStreamManager, subject: string, seq: number): Promise<StoredMsg | null> {
+  // The client's types know this pair for direct reads only; the server takes it here too.
+  const query = { seq, next_by_subj: subject };
+  return manager.streams.getMessage(inboxStream, query);
+}
+
+async function forgetKeys(
+  kv: Awaited<ReturnType<typeof openState>>,
+  known: Known,
+  bornBefore: number,
+): Promise<Pick<Swept, 'keys' | 'mqttSessions'>> {
+  const swept: Pick<Swept, 'keys' | 'mqttSessions'> = { keys: [], mqttSessions: [] };
+  // Gathered first: removing while listing would list what is removed.
+  const listed: string[] = [];
+  for await (const key of await kv.keys()) listed.push(key);
+  for (const key of listed) {
+    const [kind = '', namespace = '', name = '', trigger = ''] = key.split('.');
+    const isSession = kind === mqttSessionKeys;
+    if (!isSession && !ownedKeys.includes(kind)) continue;
+    const owner = kind === 'attempts' ? undefined : trigger;
+    if (known.hasName(namespace, name, owner)) continue;
+    const entry = await kv.get(key);
+    if (entry?.operation !== 'PUT' || entry.created.getTime() > bornBefore) continue;
+    if (isSession) {
+      swept.mqttSessions.push({ key, value: jsonOf(entry.string()), revision: entry.revision });
+      continue;
+    }
+    await kv.purge(key, { ttl: '1m' });
+    swept.keys.push(key);
+  }
+  return swept;
+}
+
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
