@@ -2,23 +2,66 @@
  * Where results of events nobody waits for go on: spec.onSuccess and spec.onFailure, in Lambda's envelope.
  * https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html
  */
+import { randomUUID } from 'node:crypto';
 import { headers as natsHeaders } from '@nats-io/transport-node';
 import type { DestinationSpec, Encoding } from '../crds/function.ts';
+import { openMqttLink, type MqttLink } from './clients/mqtt.ts';
 import type { NatsLink } from './clients/nats.ts';
+import type { MqttSettings } from './config.ts';
 import { AtollError, type Fault } from './errors.ts';
 import type { DeadLetterReason, Result, TriggerEvent } from './event.ts';
+import type { Log } from './log.ts';
 import { lambdaError } from './triggers/invoke.ts';
 import type { FunctionRef } from './triggers/trigger.ts';
 
-export interface Publisher {
-  /** Resolves when the broker has it. */
+/** What waits for the first connection to the MQTT broker. */
+const connectWaitMs = 5_000;
+
+export interface MqttPublisher {
+  /** QoS 1: resolves when the broker has it. */
   publish(topic: string, data: Uint8Array): Promise<void>;
+  close(): Promise<void>;
 }
 
 export interface DestinationParts {
   readonly nats?: NatsLink;
   /** MQTT 3.1.1 carries no headers: a chain through it cannot be counted (CONTRACTS 4.15). */
-  readonly mqtt?: () => Publisher;
+  readonly mqtt?: MqttPublisher;
+}
+
+/** One connection for all functions of a host, opened when the first one needs it. */
+export function openMqttPublisher(
+  settings: MqttSettings,
+  options: { site: string; log: Log },
+): MqttPublisher {
+  let link: MqttLink | undefined;
+  return {
+    async publish(topic, data) {
+      link ??= openMqttLink(settings, {
+        clientId: `atoll-${options.site}-destinations-${randomUUID()}`,
+        session: 'clean',
+        log: options.log,
+      });
+      if (!link.state.connected) await connected(link);
+      await link.publish(topic, data, { qos: 1 });
+    },
+    close: async () => link?.close(),
+  };
+}
+
+/** Resolves at the next connection, or when waiting for it makes no sense any more. */
+function connected(link: MqttLink): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      stop();
+      clearTimeout(timer);
+      resolve();
+    };
+    const timer = setTimeout(done, connectWaitMs);
+    const stop = link.onState(({ connected: up }) => {
+      if (up) done();
+    });
+  });
 }
 
 export type Ending =
@@ -67,7 +110,7 @@ export async function send(
   if (destination.mqtt) {
     if (!parts.mqtt)
       throw new AtollError('MqttUnavailable', `no MQTT broker: nothing sent to ${destination.mqtt.topic}`);
-    await parts.mqtt().publish(destination.mqtt.topic, data);
+    await parts.mqtt.publish(destination.mqtt.topic, data);
   }
 }
 

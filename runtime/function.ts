@@ -7,6 +7,7 @@ import { memoryBytes, sourceOf, type FunctionSpec, type TriggerSpec } from '../c
 import type { NatsLink } from './clients/nats.ts';
 import type { FunctionConfig, HostFunctionStatus, MqttSettings } from './config.ts';
 import type { DeadLetters } from './dead-letters.ts';
+import type { DestinationParts } from './destinations.ts';
 import { AtollError, faultOf } from './errors.ts';
 import { openFlow, type Flow } from './host.ts';
 import { openInboxTrigger, type Inbox } from './inbox.ts';
@@ -37,6 +38,7 @@ export interface FunctionParts {
   readonly mqtt?: MqttSettings;
   readonly inbox?: Inbox;
   readonly deadLetters?: DeadLetters;
+  readonly destinations: DestinationParts;
   readonly server: Server;
   readonly metrics: FunctionMetrics;
   readonly log: Log;
@@ -73,7 +75,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
     metrics: parts.metrics,
     log,
     ...(parts.deadLetters && { deadLetters: parts.deadLetters }),
-    destinations: { ...(parts.nats && { nats: parts.nats }) },
+    destinations: parts.destinations,
   });
   const opened = new Map<string, OpenTriggerEntry>();
   const draining = new Set<Promise<void>>();

@@ -2,6 +2,7 @@
 import { readRuntimeConfig, type FunctionConfig, type RuntimeConfig } from './config.ts';
 import { openNats } from './clients/nats.ts';
 import { openDeadLetters } from './dead-letters.ts';
+import { openMqttPublisher } from './destinations.ts';
 import { drainGraceMs, openFunction, type RunningFunction } from './function.ts';
 import { openHealth } from './health.ts';
 import { openInbox } from './inbox.ts';
@@ -23,6 +24,8 @@ export async function startHost(configPath: string, log: Log): Promise<Host> {
   const metrics = openMetrics();
   const health = openHealth(server, metrics);
   const connections = connect(config, log);
+  const mqtt = config.mqtt && openMqttPublisher(config.mqtt, { site: config.site, log });
+  const destinations = { ...(connections.nats && { nats: connections.nats }), ...(mqtt && { mqtt }) };
   const packages = openPackages({
     cache: config.packages.cache,
     ...(config.packageFolder !== undefined && { folder: config.packageFolder }),
@@ -54,6 +57,7 @@ export async function startHost(configPath: string, log: Log): Promise<Host> {
         packages,
         ...connections,
         ...(config.mqtt && { mqtt: config.mqtt }),
+        destinations,
         server,
         metrics: metrics.of(one.namespace, one.name),
         log,
@@ -80,7 +84,7 @@ export async function startHost(configPath: string, log: Log): Promise<Host> {
       await applying;
       await Promise.all([...functions.values()].map(({ running }) => running.close()));
       await server.close(Date.now() + drainGraceMs);
-      await connections.nats?.close();
+      await Promise.all([mqtt?.close(), connections.nats?.close()]);
     },
   };
 }
