@@ -1,0 +1,110 @@
+import type { LogRecord } from '../../runtime/log.ts';
+import { defineCommand } from '../command.ts';
+import { usageError } from '../failure.ts';
+import { paint, print, printData, spanMs } from '../output.ts';
+import { stopSignal } from '../signals.ts';
+import { openRunningSite } from '../site.ts';
+
+/** Without --since the end of the log is what one wants to see. */
+const defaultLimit = 100;
+
+export const command = defineCommand({
+  positionals: {
+    name: { type: 'string', describe: 'The function', required: true, completes: 'function' },
+  },
+  options: {
+    follow: {
+      type: 'boolean',
+      alias: 'f',
+      default: false,
+      describe: 'Go on with what is logged from now on',
+    },
+    since: { type: 'string', value: 'SPAN', describe: 'No older than 30s, 5m, 2h, 1d, or an ISO time' },
+    'request-id': { type: 'string', value: 'ID', describe: 'Of one invocation only' },
+    limit: {
+      type: 'number',
+      value: 'N',
+      describe: `The last so many lines; ${defaultLimit} without --since and --request-id`,
+    },
+  },
+  examples: [
+    ['logs hello -f', 'The last lines, and what comes'],
+    ['logs hello --since 5m', 'Of the last five minutes'],
+    ['logs hello --request-id 7f0c… -o json', 'Of one invocation, as JSON lines'],
+  ],
+  async run({ site, namespace, name, output, follow, since, requestId, limit }) {
+    const from = since === undefined ? undefined : sinceOf(since);
+    if (limit !== undefined && !(Number.isInteger(limit) && limit > 0)) {
+      throw usageError(`--limit is ${limit}; it must be a whole number above 0`);
+    }
+    const { gateway } = await openRunningSite({ site });
+    const all = from !== undefined || requestId !== undefined;
+    const query = {
+      since: from,
+      follow: follow || undefined,
+      requestId,
+      limit: limit ?? (all ? undefined : defaultLimit),
+    };
+    const records = gateway.logs({ namespace, name }, query, follow ? stopSignal() : undefined);
+    try {
+      for await (const record of records) {
+        if (output === 'yaml') await printData([record], 'yaml');
+        else print(output === 'json' ? JSON.stringify(record) : readable(record, output === 'wide'));
+      }
+    } catch (error) {
+      if ((error as Error).name !== 'AbortError') throw error;
+    }
+  },
+});
+
+function sinceOf(text: string): number {
+  const span = spanMs(text);
+  const time = span === undefined ? Date.parse(text) : Date.now() - span;
+  if (Number.isFinite(time)) return Math.round(time);
+  throw usageError(`--since is "${text}"; it must be a span such as 30s, 5m, 2h, 1d, or an ISO time`);
+}
+
+const levelStyles = { WARN: 'yellow', ERROR: 'red', FATAL: 'red' } as const;
+const known = new Set([
+  'time',
+  'level',
+  'message',
+  'namespace',
+  'function',
+  'trigger',
+  'requestId',
+  'source',
+]);
+/** Enough to tell invocations apart by eye. */
+const shortIdLength = 8;
+
+/** `12:03:04.123 INFO  7f0c1a2b greeting name=reef` */
+export function readable(record: LogRecord, wide = false): string {
+  const level = record.level ?? 'INFO';
+  const padded = level.padEnd(5);
+  const style = levelStyles[level as keyof typeof levelStyles];
+  const time = wide ? record.time : clock(record.time);
+  const id = wide
+    ? (record.requestId ?? '-')
+    : (record.requestId?.slice(0, shortIdLength) ?? '-').padEnd(shortIdLength);
+  const extra = Object.entries(record)
+    .filter(([field]) => !known.has(field))
+    .map(([field, value]) => `${field}=${typeof value === 'string' ? value : JSON.stringify(value)}`);
+  const text = record.source === 'report' ? `${record.message || 'REPORT'}` : record.message;
+  const line = [text, ...extra].filter((part) => part !== undefined && part !== '').join(' ');
+  const dimmed = record.source === 'report' || record.source === 'platform';
+  return [
+    paint('dim', time),
+    style === undefined ? padded : paint(style, padded),
+    paint('dim', id),
+    dimmed && style === undefined ? paint('dim', line) : line,
+  ].join(' ');
+}
+
+/** The local wall clock, as the reader's own watch shows it. */
+function clock(time: string): string {
+  const date = new Date(time);
+  const two = (value: number): string => String(value).padStart(2, '0');
+  const ms = String(date.getMilliseconds()).padStart(3, '0');
+  return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}.${ms}`;
+}

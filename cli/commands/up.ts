@@ -1,0 +1,128 @@
+import { Writable } from 'node:stream';
+import { openLog, type Log, type LogRecord } from '../../runtime/log.ts';
+import { defineCommand, exitCodes } from '../command.ts';
+import { fields, note, paint, print } from '../output.ts';
+import { startProgress } from '../progress.ts';
+import { onStop } from '../signals.ts';
+import { defaultPort, packagesText, startSite, type RunningSite } from '../start-site.ts';
+import { version } from '../version.ts';
+import { readable } from './logs.ts';
+
+export const command = defineCommand({
+  positionals: {},
+  options: {
+    dir: {
+      type: 'string',
+      value: 'DIR',
+      describe: "Where the site's state lives; else --site, else ./.atoll",
+    },
+    nats: {
+      type: 'string',
+      value: 'URL',
+      describe: 'A NATS server that runs already; else an own one is started',
+    },
+    mqtt: {
+      type: 'string',
+      value: 'URL',
+      describe: "An MQTT broker; else the own NATS server's MQTT listener",
+    },
+    s3: {
+      type: 'string',
+      value: 'URL',
+      describe:
+        'Where packages go, http://host:port/bucket, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; else into a folder',
+    },
+    port: {
+      type: 'number',
+      value: 'N',
+      default: defaultPort,
+      describe: 'The port; the next free one if it is taken',
+    },
+    host: {
+      type: 'string',
+      value: 'ADDRESS',
+      default: '127.0.0.1',
+      describe: 'The address; --keys is needed off loopback',
+    },
+    keys: {
+      type: 'string',
+      value: 'FILE',
+      describe: 'Who may call: one {"id": …, "secret": …} a line, mode 0600',
+    },
+    websocket: { type: 'boolean', default: false, describe: 'The own NATS server listens for browsers, too' },
+  },
+  description:
+    'Runs until it is told to stop (Ctrl-C, SIGTERM): then it takes nothing new, lets what runs end, and stops what it started. A second signal makes it hurry. Started again with the same folder it brings every function back.',
+  examples: [
+    ['up', 'A site in ./.atoll with everything it needs'],
+    ['up --dir /var/lib/atoll --port 9000', 'With its state somewhere else'],
+    ['up --nats nats://robot7:4222 --mqtt mqtt://robot7:1883', 'With brokers that run already'],
+    ['up --s3 http://127.0.0.1:9000/packages', 'With packages in an S3 bucket'],
+    ['up --host 0.0.0.0 --keys keys', 'For other machines, which need a key'],
+  ],
+  async run({ dir, site, output, port, ...options }) {
+    // An address on the command line may hold a password, and others can read that line.
+    process.title = 'faas up';
+    const log = terminalLog(output === 'json');
+    const progress = startProgress('starting');
+    const stopped = Promise.withResolvers<void>();
+    let running: RunningSite | undefined;
+    onStop((count) => {
+      if (count === 1) return stopped.resolve();
+      void Promise.resolve(running?.hurry()).finally(() => process.exit(exitCodes.ok));
+    });
+    try {
+      running = await startSite({
+        ...options,
+        port,
+        dir: dir ?? site ?? '.atoll',
+        log,
+        onStep: (text) => progress.update(text),
+      });
+    } finally {
+      progress.stop();
+    }
+    if (output === 'json') print(JSON.stringify(running.info));
+    else print(await welcome(running));
+    await stopped.promise;
+    if (output !== 'json') note('stopping: what runs may end; again to hurry');
+    await running.stop();
+  },
+});
+
+/** On a terminal what an operator reads, on stderr; as JSON lines where a program reads. */
+export function terminalLog(json: boolean): Log {
+  if (json) return openLog({ destination: process.stderr });
+  const lines = new Writable({
+    write(chunk: Buffer, _encoding, done) {
+      for (const line of chunk.toString('utf8').split('\n'))
+        if (line !== '') note(readable(JSON.parse(line) as LogRecord));
+      done();
+    },
+  });
+  return openLog({ destination: lines, level: 'warn' });
+}
+
+async function welcome({ info, paths, store }: RunningSite): Promise<string> {
+  const functions = (await store.list()).map(({ metadata }) => metadata.name);
+  return [
+    `${paint('bold', `Atoll ${version()}`)}: site ${info.site} in ${paths.dir}`,
+    '',
+    fields([
+      ['gateway', info.url],
+      ['nats', info.nats.url],
+      ...(info.mqtt === undefined ? [] : [['mqtt', info.mqtt.url] as const]),
+      ...(info.websocket === undefined ? [] : [['websocket', info.websocket.url] as const]),
+      ['packages', packagesText(info, paths)],
+      ['functions', functions.length === 0 ? 'none yet' : functions.join(', ')],
+    ]),
+    '',
+    'Try, in another terminal:',
+    ...(functions.length === 0
+      ? ['  faas init hello', '  faas deploy hello', `  faas invoke hello -d '{"name":"reef"}'`]
+      : ['  faas list', `  faas describe ${functions[0]}`, `  faas invoke ${functions[0]} -d '{}'`]),
+    `  curl ${info.url}/metrics`,
+    '',
+    'Ctrl-C stops it.',
+  ].join('\n');
+}

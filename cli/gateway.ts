@@ -1,0 +1,197 @@
+/** The site's control API (`/atoll/v1`), as the commands use it. */
+import type { IncomingMessage } from 'node:http';
+import { createInterface } from 'node:readline';
+import type { Key } from '../controller/stores/store.ts';
+import type { LiveStatus } from '../gateway/api/status.ts';
+import type { DeadLetter, DeadLetterEntry, RedriveResult } from '../runtime/dead-letters.ts';
+import { errorCodes, type Code } from '../runtime/errors.ts';
+import type { LogRecord } from '../runtime/log.ts';
+import { exitCodeOf } from './advice.ts';
+import { exitCodes } from './command.ts';
+import { Failure } from './failure.ts';
+
+// An import of node:http in an ES module loads undici with it, which costs every command tens of milliseconds.
+const http = process.getBuiltinModule('node:http');
+
+export interface Invoked {
+  /** The body: what the handler returned, or Lambda's error object. */
+  readonly body: Uint8Array;
+  readonly contentType: string;
+  readonly functionFailed: boolean;
+  readonly requestId: string;
+  /** The last 4 KB of the log, when asked for. */
+  readonly tail?: string;
+}
+
+export interface LogRequest {
+  readonly since?: number | undefined;
+  readonly follow?: boolean | undefined;
+  readonly requestId?: string | undefined;
+  readonly limit?: number | undefined;
+}
+
+interface Call {
+  readonly method?: string;
+  readonly body?: Uint8Array | string | undefined;
+  readonly headers?: Record<string, string>;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export class Gateway {
+  readonly url: string;
+  readonly #key: string | undefined;
+
+  /** `key`: `id.secret`, where the site asks for one. */
+  constructor(url: string, key?: string) {
+    this.url = url;
+    this.#key = key;
+  }
+
+  status(key: Key): Promise<LiveStatus> {
+    return this.#json(`${pathOf(key)}/status`);
+  }
+
+  async invoke(
+    key: Key,
+    payload: Uint8Array,
+    options: { async?: boolean; tail?: boolean; signal?: AbortSignal | undefined },
+  ): Promise<Invoked> {
+    const query = queryOf({ async: options.async || undefined, tail: options.tail || undefined });
+    const response = await this.#request(`${pathOf(key)}/invocations${query}`, {
+      method: 'POST',
+      body: payload,
+      headers: { 'content-type': 'application/json' },
+      signal: options.signal,
+    });
+    const tail = headerOf(response, 'x-amz-log-result');
+    return {
+      body: await bytesOf(response),
+      contentType: headerOf(response, 'content-type') ?? 'application/json',
+      functionFailed: headerOf(response, 'x-amz-function-error') !== undefined,
+      requestId: headerOf(response, 'x-amzn-requestid') ?? headerOf(response, 'atoll-request-id') ?? '',
+      ...(tail !== undefined && { tail: Buffer.from(tail, 'base64').toString('utf8') }),
+    };
+  }
+
+  /** Ends when the log does, or, following, when the signal aborts. */
+  async *logs(key: Key, request: LogRequest, signal?: AbortSignal): AsyncIterable<LogRecord> {
+    const response = await this.#request(`${pathOf(key)}/logs${queryOf({ ...request })}`, { signal });
+    yield* lines<LogRecord>(response, signal);
+  }
+
+  /** The newest, the newest last. */
+  async deadLetters(key: Key, limit?: number): Promise<DeadLetterEntry[]> {
+    const path = `${pathOf(key)}/dead-letters${queryOf({ limit })}`;
+    return (await this.#json<{ deadLetters: DeadLetterEntry[] }>(path)).deadLetters;
+  }
+
+  deadLetter(key: Key, seq: number): Promise<DeadLetter> {
+    return this.#json(`${pathOf(key)}/dead-letters/${seq}`);
+  }
+
+  redrive(
+    key: Key,
+    request: { seqs?: number[] | undefined; to?: string | undefined },
+  ): Promise<RedriveResult> {
+    return this.#json(`${pathOf(key)}/dead-letters/redrive`, {
+      method: 'POST',
+      body: JSON.stringify(request),
+    });
+  }
+
+  /** All of the function's, or one. */
+  purge(key: Key, seq?: number): Promise<{ purged: number }> {
+    const one = seq === undefined ? '' : `/${seq}`;
+    return this.#json(`${pathOf(key)}/dead-letters${one}`, { method: 'DELETE' });
+  }
+
+  async #json<T>(path: string, call: Call = {}): Promise<T> {
+    const headers = { 'content-type': 'application/json' };
+    const response = await this.#request(path, call.body === undefined ? call : { ...call, headers });
+    return JSON.parse(Buffer.from(await bytesOf(response)).toString('utf8')) as T;
+  }
+
+  /** Rejects with a Failure for everything but a success. No time limit: functions may run for 15 minutes. */
+  async #request(
+    path: string,
+    { method = 'GET', body, headers = {}, signal }: Call,
+  ): Promise<IncomingMessage> {
+    const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
+    const authorization = this.#key === undefined ? {} : { authorization: `Bearer ${this.#key}` };
+    const length = body === undefined ? {} : { 'content-length': String(Buffer.byteLength(body)) };
+    const request = http.request(new URL(path, this.url), {
+      method,
+      agent: false,
+      headers: { ...authorization, ...length, ...headers },
+      ...(signal && { signal }),
+    });
+    request.on('response', resolve);
+    request.on('error', reject);
+    request.end(body);
+    let response: IncomingMessage;
+    try {
+      response = await promise;
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw new Failure(exitCodes.site, `${this.url} does not answer: ${(error as Error).message}`, {
+        code: 'SiteNotReachable',
+        cause: error,
+      });
+    }
+    if ((response.statusCode ?? 500) < 300) return response;
+    throw await refusal(response, this.url);
+  }
+}
+
+const pathOf = ({ namespace, name }: Key): string =>
+  `/atoll/v1/namespaces/${encodeURIComponent(namespace)}/functions/${encodeURIComponent(name)}`;
+
+function queryOf(values: Readonly<Record<string, string | number | boolean | undefined>>): string {
+  const given = Object.entries(values).filter(([, value]) => value !== undefined);
+  if (given.length === 0) return '';
+  return `?${new URLSearchParams(given.map(([name, value]): [string, string] => [name, String(value)]))}`;
+}
+
+function headerOf(response: IncomingMessage, name: string): string | undefined {
+  const value = response.headers[name];
+  return Array.isArray(value) ? value[0] : value;
+}
+
+async function bytesOf(response: IncomingMessage): Promise<Uint8Array> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of response) chunks.push(chunk as Buffer);
+  return Buffer.concat(chunks);
+}
+
+async function* lines<T>(response: IncomingMessage, signal: AbortSignal | undefined): AsyncIterable<T> {
+  try {
+    for await (const line of createInterface({ input: response, crlfDelay: Infinity })) {
+      if (line !== '') yield JSON.parse(line) as T;
+    }
+  } catch (error) {
+    if (!signal?.aborted) throw error;
+  }
+}
+
+/** The gateway's `{ code, message }`, or Lambda's `{ Type, Message }`, as a Failure. */
+async function refusal(response: IncomingMessage, url: string): Promise<Failure> {
+  const text = Buffer.from(await bytesOf(response)).toString('utf8');
+  let body: { code?: string; message?: string; Message?: string } = {};
+  try {
+    body = JSON.parse(text) as typeof body;
+  } catch {
+    // Not ours: some other server answers at this address.
+  }
+  const message =
+    body.message ?? body.Message ?? `${url} answered ${response.statusCode}: ${text.slice(0, 200)}`;
+  if (response.statusCode === 401 || response.statusCode === 403) {
+    return new Failure(exitCodes.site, message, { code: 'Unauthorized' });
+  }
+  const { code } = body;
+  const known = code !== undefined && Object.hasOwn(errorCodes, code);
+  return new Failure(
+    known ? exitCodeOf(code as Code) : exitCodes.site,
+    message,
+    code === undefined ? {} : { code },
+  );
+}

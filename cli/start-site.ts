@@ -1,0 +1,162 @@
+/** A site in this process: composes the real parts in order, and stops them in the reverse one. */
+import { mkdir, rm, symlink } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { openLocalBackend } from '../controller/backends/local.ts';
+import { startBroker, type Broker } from '../controller/broker/nats-server.ts';
+import { startController } from '../controller/start.ts';
+import { openDirectoryStore } from '../controller/stores/directory.ts';
+import { endMarkedProcesses } from '../controller/stores/process-marks.ts';
+import { claimSite, type SiteInfo, type SitePaths } from '../controller/stores/site.ts';
+import type { Store } from '../controller/stores/store.ts';
+import { startGateway } from '../gateway/start.ts';
+import { openNats } from '../runtime/clients/nats.ts';
+import type { MqttSettings, NatsSettings, S3Settings } from '../runtime/config.ts';
+import { openDeadLetters } from '../runtime/dead-letters.ts';
+import { openInbox } from '../runtime/inbox.ts';
+import type { Log } from '../runtime/log.ts';
+import { identify } from '../runtime/process/identity.ts';
+import { mqttSettings, natsSettings, s3Settings } from './site-credentials.ts';
+import { version } from './version.ts';
+
+/** CONTRACTS 1: also the JetStream domain. */
+const siteName = 'local';
+export const defaultPort = 8700;
+/** On top of the longest timeout of a function: then open requests are cut. */
+const drainGraceMs = 5_000;
+
+export interface SiteOptions {
+  readonly dir: string;
+  /** Absent: an own nats-server is started. May hold credentials, as the next two. */
+  readonly nats?: string | undefined;
+  readonly mqtt?: string | undefined;
+  readonly s3?: string | undefined;
+  readonly host: string;
+  readonly port: number;
+  readonly keys?: string | undefined;
+  /** A WebSocket listener of the own nats-server. */
+  readonly websocket: boolean;
+  readonly log: Log;
+  /** Told before each part that may take a while. */
+  onStep(text: string): void;
+}
+
+export interface RunningSite {
+  readonly info: SiteInfo;
+  readonly paths: SitePaths;
+  readonly store: Store;
+  /** Takes nothing new, lets what runs end, then stops what was started. */
+  stop(): Promise<void>;
+  /** While `stop` takes too long: kills what was started. */
+  hurry(): Promise<void>;
+}
+
+/** Rejects with AtollError SiteInUse when another process runs the folder; everything started until then is stopped. */
+export async function startSite(options: SiteOptions): Promise<RunningSite> {
+  const { log, onStep } = options;
+  const site = await claimSite(options.dir, { log });
+  const { paths } = site;
+  const stops: (() => Promise<void>)[] = [() => site.release()];
+  const stopAll = async (): Promise<void> => {
+    for (let stop = stops.pop(); stop !== undefined; stop = stops.pop()) await stop();
+  };
+  try {
+    await mkdir(paths.packages, { recursive: true, mode: 0o700 });
+    const s3 = options.s3 === undefined ? undefined : await s3Settings(options.s3, paths, process.env);
+    const broker = options.nats === undefined ? await ownBroker(options, paths) : undefined;
+    if (broker !== undefined) stops.push(() => broker.stop());
+    const nats = await natsSettings(options.nats ?? broker!.nats.url, paths);
+    const mqtt = await mqttOf(options, broker, paths);
+    const link = openNats(nats, { name: `atoll ${siteName} gateway`, site: siteName, log });
+    stops.push(() => link.close());
+    const inbox = openInbox(link, { site: siteName, log });
+    const store = await openDirectoryStore({ dir: paths.dir, log });
+
+    onStep('starting the functions');
+    const backend = await openLocalBackend({
+      paths,
+      site: siteName,
+      nats,
+      ...(mqtt && { mqtt }),
+      ...(s3 && { s3 }),
+      log,
+    });
+    stops.push(() => backend.close());
+    const controller = await startController({ store, backend, log });
+    stops.push(() => controller.stop());
+    const keysFile = await keysFileOf(options, paths);
+    const gateway = await startGateway({
+      host: options.host,
+      port: options.port,
+      ...(keysFile !== undefined && { keysFile }),
+      site: siteName,
+      siteInfo: () => info,
+      store,
+      backend,
+      inbox,
+      deadLetters: openDeadLetters(link, { site: siteName, log }),
+      log,
+    });
+    const info = infoOf({ url: gateway.url, nats, mqtt, s3, broker });
+    stops.push(async () => {
+      const timeouts = (await store.list().catch(() => [])).map(({ spec }) => spec.timeoutSeconds * 1000);
+      await gateway.stop(Date.now() + Math.max(0, ...timeouts) + drainGraceMs);
+    });
+    await site.publish(info);
+    return { info, paths, store, stop: stopAll, hurry: () => endMarkedProcesses(paths.run, log) };
+  } catch (error) {
+    await stopAll();
+    throw error;
+  }
+}
+
+async function ownBroker(options: SiteOptions, paths: SitePaths): Promise<Broker> {
+  options.onStep('starting nats-server');
+  return await startBroker({ paths, site: siteName, log: options.log, websocket: options.websocket });
+}
+
+async function mqttOf(
+  options: SiteOptions,
+  broker: Broker | undefined,
+  paths: SitePaths,
+): Promise<MqttSettings | undefined> {
+  const url = options.mqtt ?? broker?.mqtt.url;
+  return url === undefined ? undefined : await mqttSettings(url, paths);
+}
+
+/** `--keys` is also where the commands on this machine find theirs: a link in the folder leads to it. */
+async function keysFileOf(options: SiteOptions, paths: SitePaths): Promise<string | undefined> {
+  if (options.keys === undefined) return undefined;
+  const file = resolve(options.keys);
+  if (file !== paths.keys) {
+    await rm(paths.keys, { force: true });
+    await symlink(file, paths.keys);
+  }
+  return file;
+}
+
+function infoOf(parts: {
+  url: string;
+  nats: NatsSettings;
+  mqtt: MqttSettings | undefined;
+  s3: S3Settings | undefined;
+  broker: Broker | undefined;
+}): SiteInfo {
+  const { url, nats, mqtt, s3, broker } = parts;
+  const self = identify(process.pid);
+  return {
+    version: version(),
+    site: siteName,
+    pid: process.pid,
+    startTime: self?.startTime ?? '',
+    url,
+    nats: { url: nats.url },
+    ...(mqtt && { mqtt: { url: mqtt.url } }),
+    ...(s3 && { s3: { endpoint: s3.endpoint, region: s3.region, bucket: s3.bucket } }),
+    ...(broker?.websocket && { websocket: broker.websocket }),
+  };
+}
+
+export const packagesText = (info: SiteInfo, paths: SitePaths): string =>
+  info.s3 === undefined ? paths.packages : `${info.s3.endpoint}/${info.s3.bucket}`;
+
+export const hostLogFile = (paths: SitePaths): string => join(paths.logs, 'host.jsonl');

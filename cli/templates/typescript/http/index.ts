@@ -1,0 +1,10 @@
+import type { HttpHandler } from 'atoll';
+
+export const handler: HttpHandler = async (event) => {
+  const name = event.queryStringParameters?.['name'] ?? 'world';
+  return {
+    statusCode: 200,
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ greeting: `hello ${name}` }),
+  };
+};
