@@ -67,6 +67,15 @@ export async function forget(
   }
 }
 
+/** For whoever cleaned an MQTT session: its key goes too, unless somebody wrote it since. */
+export async function forgetSessionKey(
+  link: NatsLink,
+  { key, revision }: Pick<Swept['mqttSessions'][number], 'key' | 'revision'>,
+): Promise<void> {
+  const kv = await openState(await link.connection());
+  await kv.purge(key, { previousSeq: revision });
+}
+
 class Known {
   readonly #triggersByUid: Map<string, Set<string>>;
   readonly #triggersByName: Map<string, Set<string>>;

@@ -1,0 +1,109 @@
+/** Broker state of what is gone is forgotten (CONTRACTS 4.14): at each change of a Function, and every 5 minutes. */
+import { forgetMqtt, mqttClientId } from '../../runtime/clients/mqtt.ts';
+import type { MqttSettings } from '../../runtime/config.ts';
+import { faultOf } from '../../runtime/errors.ts';
+import type { Log } from '../../runtime/log.ts';
+import { forget, forgetSessionKey, type Living, type Swept } from '../../runtime/triggers/forget.ts';
+import { keyText, type Key, type Store } from '../stores/store.ts';
+
+const sweepMs = 5 * 60_000;
+/** Changes come in groups: `faas apply -f FOLDER`. */
+const settleMs = 1_000;
+
+type ForgetParts = Parameters<typeof forget>[1];
+
+export interface SweepOptions extends Pick<ForgetParts, 'link' | 'deadLetters' | 'site' | 'graceMs'> {
+  readonly store: Store;
+  /** Where the sessions of mqtt triggers are. */
+  readonly mqtt?: MqttSettings;
+  readonly log: Log;
+  readonly settleMs?: number;
+}
+
+export interface Sweep {
+  /** Resolves when the one under way is over. */
+  stop(): Promise<void>;
+}
+
+export function startSweep(options: SweepOptions): Sweep {
+  const { store, link, log } = options;
+  const known = new Map<string, Key>();
+  let soon: NodeJS.Timeout | undefined;
+  let sweeping: Promise<void> = Promise.resolve();
+  let stopped = false;
+
+  function sweepSoon(): void {
+    if (stopped) return;
+    soon ??= setTimeout(() => {
+      soon = undefined;
+      sweeping = sweeping.then(sweep).catch((error: unknown) => {
+        log.warn({ error: faultOf(error).message }, 'the sweep failed; it is done again later');
+      });
+    }, options.settleMs ?? settleMs);
+  }
+
+  async function sweep(): Promise<void> {
+    if (stopped || !link.current()) return;
+    const living = await livingOf(store, known);
+    if (living === undefined) return log.warn('no sweep while a Function cannot be read');
+    await forgetSessions(await forget(living, options), options);
+  }
+
+  const stopWatching = store.watch((key) => {
+    known.set(keyText(key), key);
+    sweepSoon();
+  });
+  const stopListening = link.onState(({ connected }) => {
+    if (connected) sweepSoon();
+  });
+  const timer = setInterval(sweepSoon, sweepMs);
+  return {
+    async stop() {
+      stopped = true;
+      stopWatching();
+      stopListening();
+      clearInterval(timer);
+      clearTimeout(soon);
+      await sweeping;
+    },
+  };
+}
+
+/**
+ * Undefined when one that is stored cannot be read: its events must not be taken for those of a deleted Function.
+ * So each key is asked for, since `list` leaves such a one out.
+ */
+async function livingOf(store: Store, known: Map<string, Key>): Promise<Living[] | undefined> {
+  const living: Living[] = [];
+  try {
+    for (const [text, key] of [...known]) {
+      const object = await store.get(key);
+      if (!object) {
+        known.delete(text);
+        continue;
+      }
+      const { namespace, name, uid } = object.metadata;
+      living.push({ namespace, name, uid, triggers: object.spec.triggers.map((trigger) => trigger.name) });
+    }
+    return living;
+  } catch {
+    return undefined;
+  }
+}
+
+async function forgetSessions(
+  { mqttSessions }: Swept,
+  { link, mqtt, site, log }: SweepOptions,
+): Promise<void> {
+  if (!mqtt) return;
+  for (const session of mqttSessions) {
+    const { clientId, version } = (session.value ?? {}) as { clientId?: unknown; version?: unknown };
+    const [, namespace = '', name = '', trigger = ''] = session.key.split('.');
+    const ours = mqttClientId(site, { namespace, name }, trigger);
+    // Another site may share the broker and the bucket: its sessions are its own.
+    if (clientId !== ours) continue;
+    await forgetMqtt(mqtt, ours, version === 5 ? 5 : 4);
+    await forgetSessionKey(link, session);
+    log.info({ clientId: ours }, 'forgot the MQTT session of a deleted trigger');
+  }
+}
