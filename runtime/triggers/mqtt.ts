@@ -314,25 +314,21 @@ function eventOf(message: MqttMessage, context: TriggerContext): TriggerEvent {
   };
 }
 
-/** RFC 9110 5.1: what a header's name may be in NATS, HTTP and here. */
-const headerName = /^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}$/;
-/** Would be read as instructions by JetStream, or as ours. The hop count is passed on: it ends circles. */
+/**
+ * Names that would be taken for ours or for instructions to JetStream: anybody may publish. The hop count is passed
+ * on, since it ends circles.
+ */
 const reservedName = /^(nats-|atoll-(?!hops$))/i;
 
-/** MQTT 5 properties as headers. Anybody may publish: what cannot be a header is left out. */
+/** MQTT 5 properties as headers. */
 function headersOf(properties: MqttMessage['properties'] = {}): Record<string, string> {
   const headers: Record<string, string> = {};
   for (const [name, value] of Object.entries(properties.userProperties ?? {})) {
-    const text = Array.isArray(value) ? value.join(', ') : String(value);
-    if (headerName.test(name) && !reservedName.test(name) && isHeaderValue(text)) headers[name] = text;
+    if (!reservedName.test(name)) headers[name] = Array.isArray(value) ? value.join(', ') : String(value);
   }
   const { contentType, responseTopic, correlationData } = properties;
-  if (contentType !== undefined && isHeaderValue(contentType)) headers['Content-Type'] = contentType;
-  if (responseTopic !== undefined && isHeaderValue(responseTopic)) headers['Response-Topic'] = responseTopic;
+  if (contentType !== undefined) headers['Content-Type'] = contentType;
+  if (responseTopic !== undefined) headers['Response-Topic'] = responseTopic;
   if (correlationData !== undefined) headers['Correlation-Data'] = correlationData.toString('base64');
   return headers;
-}
-
-function isHeaderValue(text: string): boolean {
-  return !/[\u0000-\u001f\u007f]/.test(text);
 }
