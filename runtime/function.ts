@@ -155,11 +155,12 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
     if (running && invokerKey(running.config, running.sha256) === invokerKey(config, fetched.sha256)) {
       running = { ...running, config };
       flow.use(running.invoker, spec, running.sha256.slice(0, 12));
-      handlerState = running.invoker.state;
     } else {
       await swap(config, fetched, signal);
     }
     await openTriggers(spec);
+    // Last: until the triggers are those of this generation, nobody may take it for ready.
+    handlerState = (running as Version).invoker.state;
     publish();
   }
 
@@ -178,9 +179,8 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
     });
     const old = running;
     running = { config, sha256: fetched.sha256, invoker };
-    handlerState = invoker.state;
     invoker.onState((state) => {
-      if (running?.invoker !== invoker) return;
+      if (running?.invoker !== invoker || converging) return;
       handlerState = state;
       publish();
     });
@@ -334,6 +334,12 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
     update(config) {
       if (JSON.stringify(config) === JSON.stringify(wanted)) return;
       wanted = config;
+      packageState = handlerState = {
+        ready: false,
+        reason: 'Updating',
+        message: `taking up generation ${config.generation}`,
+      };
+      publish();
       attempt.abort();
       if (converging) void converging.then(kick);
       else kick();
