@@ -33,6 +33,9 @@ const secretsMs = 1_000;
 /** On top of the longest timeout: the host drains within less of it, then it hangs. */
 const stopGraceMs = 15_000;
 
+/** A record holds a line of 64 KiB, which JSON's escapes may make six times as long, and a stack. */
+const maxRecordBytes = 1024 * 1024;
+
 /** What a host needs of our environment; the rest may hold secrets, which are not for it. */
 const passedOn =
   /^(PATH|HOME|USER|LANG|LC_[A-Z]+|TZ|TMPDIR|XDG_CACHE_HOME|ATOLL_[A-Z]+|NODE_EXTRA_CA_CERTS|SSL_CERT_(FILE|DIR))$/;
@@ -231,6 +234,7 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
       const timeouts = [...workloads.values()].map(({ spec }) => spec.timeoutSeconds * 1000);
       return Math.max(0, ...timeouts) + stopGraceMs;
     },
+    maxLineBytes: maxRecordBytes,
     onLine: sort,
     onState,
   });

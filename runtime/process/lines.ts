@@ -6,16 +6,16 @@ export const maxLineBytes = 64 * 1024;
 
 /**
  * Calls `onLine` for each line without its newline, decoded as UTF-8 with replacement characters.
- * Holds at most `maxLineBytes`. The last line needs no newline. Never throws for what the pipe carries.
+ * Holds at most `limitBytes`. The last line needs no newline. Never throws for what the pipe carries.
  */
-export function readLines(stream: Readable, onLine: (line: string) => void): void {
+export function readLines(stream: Readable, onLine: (line: string) => void, limitBytes = maxLineBytes): void {
   let held: Buffer[] = [];
   let heldBytes = 0;
   let dropped = 0;
 
   const take = (piece: Buffer) => {
     if (piece.length === 0) return;
-    const room = maxLineBytes - heldBytes;
+    const room = limitBytes - heldBytes;
     if (piece.length <= room) {
       held.push(piece);
       heldBytes += piece.length;
@@ -24,7 +24,7 @@ export function readLines(stream: Readable, onLine: (line: string) => void): voi
     if (room > 0) {
       // A copy, so that a small head does not keep a large chunk alive.
       held.push(Buffer.from(piece.subarray(0, room)));
-      heldBytes = maxLineBytes;
+      heldBytes = limitBytes;
     }
     dropped += piece.length - room;
   };

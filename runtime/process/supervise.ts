@@ -43,8 +43,9 @@ export interface SuperviseOptions {
   readonly stopSignal?: NodeJS.Signals;
   readonly minBackoffMs?: number;
   readonly maxBackoffMs?: number;
-  /** Every line of output, cut at 64 KiB. */
+  /** Every line of output, cut at `maxLineBytes` (64 KiB). */
   readonly onLine?: (line: string, stream: OutputStream) => void;
+  readonly maxLineBytes?: number;
   readonly onState?: (state: SupervisedState) => void;
 }
 
@@ -103,11 +104,15 @@ export function supervise(options: SuperviseOptions): Supervised {
     let ended = false;
 
     for (const stream of ['stdout', 'stderr'] as const) {
-      readLines(begun[stream]!, (line) => {
-        if (stream === 'stderr' && lastErrors.push(line) > rememberedLines) lastErrors.shift();
-        for (const listener of listeners) listener(line, stream);
-        options.onLine?.(line, stream);
-      });
+      readLines(
+        begun[stream]!,
+        (line) => {
+          if (stream === 'stderr' && lastErrors.push(line) > rememberedLines) lastErrors.shift();
+          for (const listener of listeners) listener(line, stream);
+          options.onLine?.(line, stream);
+        },
+        options.maxLineBytes,
+      );
     }
 
     const end = (how: string) => {
