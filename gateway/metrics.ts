@@ -15,6 +15,11 @@ export interface Scrape {
   readonly text: string;
 }
 
+/** Where a host is that may have no function yet; a backend without one host for all has none to name. */
+export interface HostDoor {
+  hostAddress?(): string | undefined;
+}
+
 export interface GatewayMetrics {
   readonly registry: Registry;
   answered(route: string, code: number): void;
@@ -37,7 +42,7 @@ export function metricsRoute(
     own: Registry;
     controller?: () => Promise<string>;
     functions: Functions;
-    backend: Pick<Backend, 'address'>;
+    backend: Pick<Backend, 'address'> & HostDoor;
     hosts: Hosts;
     log: Log;
   },
@@ -64,13 +69,13 @@ export function metricsRoute(
   }
 
   app.get('/metrics', { config: { door: 'control', route: 'metrics' } }, async (_request, reply) => {
-    const addresses = new Set<string>();
-    for (const { metadata } of functions.all()) {
-      const address = backend.address(metadata);
-      if (address !== undefined) addresses.add(address);
-    }
+    const addresses = new Set([...functions.all()].map(({ metadata }) => backend.address(metadata)));
+    addresses.add(backend.hostAddress?.());
+    addresses.delete(undefined);
     const ofHosts = await Promise.all(
-      [...addresses].sort().map((address, index) => scrape(address, index === 0 ? 'host' : `host-${index}`)),
+      ([...addresses] as string[])
+        .sort()
+        .map((address, index) => scrape(address, index === 0 ? 'host' : `host-${index}`)),
     );
     const scrapes: Scrape[] = ofHosts.filter((one) => one !== undefined);
     if (controller) scrapes.push({ component: 'controller', text: await controller() });

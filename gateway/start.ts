@@ -19,7 +19,7 @@ import { openHosts } from './hosts.ts';
 import { openInvocations } from './invocation.ts';
 import { Keys, readKeysFile } from './keys.ts';
 import { lambdaRoutes } from './lambda/index.ts';
-import { metricsRoute, openGatewayMetrics } from './metrics.ts';
+import { type HostDoor, metricsRoute, openGatewayMetrics } from './metrics.ts';
 import { answerProblem } from './problem.ts';
 import { triggerRoutes } from './proxy.ts';
 import { decorateRequests } from './request.ts';
@@ -38,7 +38,7 @@ export interface GatewayOptions {
   readonly site: string;
   readonly siteInfo: () => object;
   readonly store: Store;
-  readonly backend: Pick<Backend, 'address' | 'logs' | 'observe'>;
+  readonly backend: Pick<Backend, 'address' | 'logs' | 'observe'> & HostDoor;
   readonly inbox?: Inbox;
   readonly deadLetters?: DeadLetters;
   /** The controller's own, as Prometheus text. */

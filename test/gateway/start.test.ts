@@ -1,7 +1,6 @@
 /** The gateway by itself, over real sockets: who gets in, what it says, how it starts and stops. Nothing runs behind it. */
 import { once } from 'node:events';
 import { chmod, writeFile } from 'node:fs/promises';
-import http from 'node:http';
 import { connect, createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
@@ -10,6 +9,7 @@ import { type Gateway, type GatewayOptions, startGateway } from '../../gateway/s
 import { openLog } from '../../runtime/log.ts';
 import { closeLater } from '../support/closing.ts';
 import { temporaryFolder } from '../support/folder.ts';
+import { ask } from './ask.ts';
 
 const secret = 'secret-of-the-operator';
 
@@ -41,30 +41,6 @@ async function keysFile(): Promise<string> {
   const path = join(await temporaryFolder(), 'keys');
   await writeFile(path, `${JSON.stringify({ id: 'ops', secret })}\n`, { mode: 0o600 });
   return path;
-}
-
-interface Answer {
-  status: number;
-  headers: http.IncomingHttpHeaders;
-  body: string;
-}
-
-/** fetch sets Host and Origin itself. */
-async function ask(
-  url: string,
-  options: http.RequestOptions & { body?: string | Buffer } = {},
-): Promise<Answer> {
-  const { body, ...rest } = options;
-  const request = http.request(url, { agent: false, ...rest });
-  request.end(body);
-  const [response] = (await once(request, 'response')) as [http.IncomingMessage];
-  const chunks: Buffer[] = [];
-  for await (const chunk of response) chunks.push(chunk as Buffer);
-  return {
-    status: response.statusCode ?? 0,
-    headers: response.headers,
-    body: Buffer.concat(chunks).toString(),
-  };
 }
 
 const refusals = [
