@@ -13,6 +13,8 @@ export const maxUnpackedBytes = 250 * MiB;
 /** What is packed is never much bigger than what is in it. */
 export const maxPackedBytes = 250 * MiB;
 export const maxEntries = 20_000;
+/** Each entry may name hundreds of folders above it, so they have a limit of their own. */
+export const maxFolders = 5_000;
 export const maxPathBytes = 1024;
 /** What Linux file systems take for one name. */
 const maxNameBytes = 255;

@@ -12,7 +12,7 @@ import { pipeline } from 'node:stream/promises';
 import { createGunzip } from 'node:zlib';
 import { Header, Pax } from 'tar';
 import { AtollError } from '../errors.ts';
-import { entryPath, invalidEntry, maxEntries, maxUnpackedBytes } from './format.ts';
+import { entryPath, invalidEntry, maxEntries, maxFolders, maxUnpackedBytes } from './format.ts';
 
 /** What lies in an unpacked package: the SHA-256 of each file by its path. */
 export type Contents = Readonly<Record<string, string>>;
@@ -101,9 +101,8 @@ async function makeFolder(
   const parent = dirname(path);
   await makeFolder(root, parent === '.' ? '' : parent, folders, files);
   if (Object.hasOwn(files, path)) throw invalidEntry(path, 'is a file and a folder');
-  // Each entry may name hundreds of folders above it, so they have a limit of their own.
-  if (folders.size > maxEntries) {
-    throw new AtollError('PackageInvalid', `it has more than the ${maxEntries} folders allowed`);
+  if (folders.size > maxFolders) {
+    throw new AtollError('PackageInvalid', `it has more than the ${maxFolders} folders allowed`);
   }
   await mkdir(join(root, path), { mode: 0o700 });
   folders.add(path);
@@ -170,6 +169,15 @@ async function nextEntry(blocks: Blocks): Promise<Entry | undefined> {
       default:
         throw invalidEntry(path, 'is neither a file nor a folder');
     }
+  }
+}
+
+function headerOf(block: Buffer): Header | undefined {
+  try {
+    return new Header(block);
+  } catch {
+    // Thrown for numbers that are none, or too big to be right.
+    return undefined;
   }
 }
 
