@@ -6,7 +6,14 @@ import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
 import { Header, Pax } from 'tar';
 import { AtollError } from '../errors.ts';
-import { entryPath, invalidEntry, maxEntries, maxPackedBytes, maxUnpackedBytes } from './format.ts';
+import {
+  entryPath,
+  invalidEntry,
+  maxEntries,
+  maxFolders,
+  maxPackedBytes,
+  maxUnpackedBytes,
+} from './format.ts';
 
 export interface PackedFile {
   /** Relative, with `/` between names. */
@@ -45,10 +52,14 @@ export async function packFiles(files: readonly PackedFile[]): Promise<Packed> {
       `the files have ${unpackedBytes} bytes, more than the ${maxUnpackedBytes} allowed`,
     );
   }
+  const folders = new Set(entries.flatMap(({ path }) => foldersAbove(path)));
+  if (folders.size > maxFolders) {
+    throw new AtollError('PackageInvalid', `${folders.size} folders are more than the ${maxFolders} allowed`);
+  }
   entries.forEach(({ path }, index) => {
-    const next = entries[index + 1]?.path;
     if (path === '') throw invalidEntry(path, 'is the package itself');
-    if (next === path) throw invalidEntry(path, 'is there twice');
+    if (entries[index + 1]?.path === path) throw invalidEntry(path, 'is there twice');
+    if (folders.has(path)) throw invalidEntry(path, 'is a file and a folder');
   });
 
   const parts = entries.flatMap(({ path, data, mode }) => [
@@ -81,6 +92,11 @@ export async function packFolder(folder: string): Promise<Packed> {
     files.push({ path, data: await readFile(file), mode: (await stat(file)).mode });
   }
   return await packFiles(files);
+}
+
+function foldersAbove(path: string): string[] {
+  const names = path.split('/').slice(0, -1);
+  return names.map((_, index) => names.slice(0, index + 1).join('/'));
 }
 
 const executable = (mode = 0) => (mode & 0o111) !== 0;

@@ -135,9 +135,9 @@ async function nextEntry(blocks: Blocks): Promise<Entry | undefined> {
   let longPath: string | undefined;
   let pax: Pax | undefined;
   for (;;) {
-    const header = new Header(await blocks.read());
-    if (header.nullBlock) return undefined;
-    if (!header.cksumValid)
+    const header = headerOf(await blocks.read());
+    if (header?.nullBlock) return undefined;
+    if (!header?.cksumValid)
       throw new AtollError('PackageInvalid', 'it is not a tar archive, or a damaged one');
     const path = pax?.path ?? longPath ?? header.path ?? '';
     const bytes = pax?.size ?? header.size ?? -1;

@@ -127,12 +127,17 @@ test.each([
   });
 });
 
-test('a file that is there twice, and a link, are not packed', async () => {
+test('a file that is there twice, one that is a folder too, and a link are not packed', async () => {
   const twice = [
     { path: 'a', data: '1' },
     { path: './a', data: '2' },
   ];
   await expect(packFiles(twice)).rejects.toMatchObject({ message: expect.stringContaining('twice') });
+  const both = [
+    { path: 'a', data: '1' },
+    { path: 'a/b', data: '2' },
+  ];
+  await expect(packFiles(both)).rejects.toMatchObject({ message: expect.stringContaining('a folder') });
   const folder = await temporaryFolder();
   await symlink('/etc/passwd', join(folder, 'link'));
   await expect(packFolder(folder)).rejects.toMatchObject({ message: expect.stringContaining('"link"') });
