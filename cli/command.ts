@@ -89,3 +89,11 @@ export function usageLine(name: string, positionals: Positionals): string {
   });
   return ['faas', name, ...words].join(' ');
 }
+
+/** What is offered for typing: a switch that is on by default only as `--no-…`. */
+export const flagsOf = (options: OptionTable): string[] => [
+  '--help',
+  ...Object.entries(options).map(([name, { type, default: preset }]) =>
+    type === 'boolean' && preset === true ? `--no-${name}` : `--${name}`,
+  ),
+];

@@ -2,7 +2,8 @@
 // Plain JavaScript that any Node from 18 on runs: it finds the Node this package pins and starts the CLI with it.
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import module, { createRequire } from 'node:module';
+import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -23,8 +24,12 @@ if (node === undefined) {
   process.exit(3);
 }
 const main = mainFile();
+// What was compiled (and stripped of types) once need not be again: it halves the start. In a folder of the user's
+// own, since whoever can write there decides what runs.
+const compileCache = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'atoll', 'compiled');
 if (node === process.execPath) {
   process.argv[1] = main;
+  module.enableCompileCache?.(compileCache);
   await import(main);
 } else {
   startWith(node);
@@ -61,6 +66,7 @@ function startWith(path) {
   // The channel tells the CLI when this process is killed: it then stops as on SIGTERM instead of staying behind.
   const child = spawn(path, [main, ...process.argv.slice(2)], {
     stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
+    env: { NODE_COMPILE_CACHE: compileCache, ...process.env },
   });
   child.channel?.unref();
   // A terminal signals both processes: the CLI counts signals of one kind that come together as one.

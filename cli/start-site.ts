@@ -3,6 +3,7 @@ import { mkdir, rm, symlink } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { openLocalBackend } from '../controller/backends/local.ts';
 import { startBroker, type Broker } from '../controller/broker/nats-server.ts';
+import { startSweep } from '../controller/broker/sweep.ts';
 import { startController } from '../controller/start.ts';
 import { openDirectoryStore } from '../controller/stores/directory.ts';
 import { endMarkedProcesses } from '../controller/stores/process-marks.ts';
@@ -69,6 +70,7 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
     const link = openNats(nats, { name: `atoll ${siteName} gateway`, site: siteName, log });
     stops.push(() => link.close());
     const inbox = openInbox(link, { site: siteName, log });
+    const deadLetters = openDeadLetters(link, { site: siteName, log });
     const store = await openDirectoryStore({ dir: paths.dir, log });
 
     onStep('starting the functions');
@@ -83,6 +85,8 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
     stops.push(() => backend.close());
     const controller = await startController({ store, backend, log });
     stops.push(() => controller.stop());
+    const sweep = startSweep({ store, link, deadLetters, site: siteName, ...(mqtt && { mqtt }), log });
+    stops.push(() => sweep.stop());
     const keysFile = await keysFileOf(options, paths);
     const gateway = await startGateway({
       host: options.host,
@@ -93,7 +97,7 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
       store,
       backend,
       inbox,
-      deadLetters: openDeadLetters(link, { site: siteName, log }),
+      deadLetters,
       log,
     });
     const info = infoOf({ url: gateway.url, nats, mqtt, s3, broker });

@@ -1,7 +1,7 @@
 /** Command lines in, arguments or help out. */
-import yargs from 'yargs';
-import type { Command, OptionTable, Positional } from './command.ts';
-import { commonOptions, usageLine } from './command.ts';
+import yargs, { type Options, type PositionalOptions } from 'yargs';
+import type { Command, Option, OptionTable, Positional } from './command.ts';
+import { commonOptions, flagsOf, usageLine } from './command.ts';
 import { commands, commandNames, type CommandName } from './commands/index.ts';
 import { usageError } from './failure.ts';
 import { print } from './output.ts';
@@ -14,6 +14,10 @@ export async function parse(
   words: readonly string[],
 ): Promise<Parameters<Command['run']>[0] | undefined> {
   const options: OptionTable = { ...command.options, ...commonOptions };
+  // After `--` everything is a word, also what begins with a dash; yargs would not count it as positional.
+  const end = words.indexOf('--');
+  const literal = end === -1 ? [] : words.slice(end + 1);
+  if (end !== -1) words = words.slice(0, end);
   const unknown = unknownFlag(words, options);
   let problem: string | undefined;
   const parser = parserOf(name, command)
@@ -21,14 +25,12 @@ export async function parse(
     .fail((message, error) => {
       problem ??= message ?? error?.message ?? 'the arguments cannot be understood';
     });
-  let help: string | undefined;
-  const args = await parser.parse([name, ...words], {}, (_error, _args, output) => {
-    if (output !== '') help = output;
-  });
   if (words.includes('--help') || words.includes('-h')) {
-    print(help ?? (await helpOf(name, command)));
+    print(await helpOf(name, command));
     return undefined;
   }
+  // The callback keeps yargs from printing by itself.
+  const args = await parser.parse([name, ...words], {}, () => undefined);
   const advice = `See "faas ${name} --help".`;
   if (unknown !== undefined) {
     const near = nearest(unknown, flagsOf(options));
@@ -43,11 +45,22 @@ export async function parse(
       throw usageError(`--${key} was given ${value.length} times`, advice);
     }
   }
+  const many = Object.keys(command.positionals).find((key) => command.positionals[key]?.many === true);
+  if (many !== undefined) args[many] = [...((args[many] as string[] | undefined) ?? []), ...literal];
+  else if (literal.length > 0) throw usageError(`unexpected argument "${literal[0]}"`, advice);
   return args as unknown as Parameters<Command['run']>[0];
 }
 
-export const helpOf = (name: CommandName, command: Command): Promise<string> =>
-  parserOf(name, command).getHelp();
+/** What `faas NAME --help` prints. */
+export async function helpOf(name: CommandName, command: Command): Promise<string> {
+  let help = '';
+  await parserOf(name, command)
+    .exitProcess(false)
+    .parse([name, '--help'], {}, (_error, _args, output) => {
+      help = output;
+    });
+  return help;
+}
 
 function parserOf(name: CommandName, command: Command): ReturnType<typeof yargs> {
   const words = Object.entries(command.positionals).map(([key, { required, many }]) => {
@@ -57,7 +70,7 @@ function parserOf(name: CommandName, command: Command): ReturnType<typeof yargs>
   const parser = yargs()
     .scriptName('faas')
     .locale('en')
-    .parserConfiguration({ 'camel-case-expansion': true, 'boolean-negation': true })
+    .parserConfiguration({ 'camel-case-expansion': true, 'boolean-negation': true, 'greedy-arrays': false })
     .command({
       command: [name, ...words].join(' '),
       describe: commands[name].summary,
@@ -87,32 +100,17 @@ function parserOf(name: CommandName, command: Command): ReturnType<typeof yargs>
   return parser as ReturnType<typeof yargs>;
 }
 
-/** What yargs knows; the rest is ours. A string option given without a value is a mistake, not an empty string. */
-function plain<T extends object>(described: T): T {
-  const {
-    required: _1,
-    many: _2,
-    completes: _3,
-    value: _4,
-    ...known
-  } = described as Positional & { value?: string };
-  if ('type' in known && (known.type === 'string' || known.type === 'number')) {
-    return (_1 === undefined && _4 !== undefined ? { ...known, requiresArg: true } : known) as unknown as T;
-  }
-  return known as unknown as T;
+/** What yargs knows of it; the rest is ours. An option without its value is a mistake, not an empty string. */
+function plain(described: Positional | Option): Options & PositionalOptions {
+  const known: Record<string, unknown> = { ...described };
+  if (known['value'] !== undefined) known['requiresArg'] = true;
+  for (const own of ['required', 'many', 'completes', 'value']) delete known[own];
+  return known;
 }
-
-const flagsOf = (options: OptionTable): string[] =>
-  ['help', ...Object.keys(options)].flatMap((name) => {
-    const option = options[name];
-    return option?.type === 'boolean' && option.default === true
-      ? [`--${name}`, `--no-${name}`]
-      : [`--${name}`];
-  });
 
 /** yargs names an unknown flag by its camel-cased key, so it is looked for here. */
 function unknownFlag(words: readonly string[], options: OptionTable): string | undefined {
-  const known = new Set([...flagsOf(options), '-h']);
+  const known = new Set(['--help', '-h', ...Object.keys(options).map((name) => `--${name}`)]);
   for (const [name, option] of Object.entries(options)) {
     for (const alias of [option.alias ?? []].flat())
       known.add(alias.length === 1 ? `-${alias}` : `--${alias}`);

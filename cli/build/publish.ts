@@ -51,7 +51,8 @@ async function intoBucket(bytes: Uint8Array, sha256: string, s3: S3Settings): Pr
   const key = `packages/${sha256}.tgz`;
   const client = await openS3(s3);
   try {
-    const uploaded = await client.putIfAbsent(key, bytes);
+    // Asked first, so that unchanged code is not sent; somebody else may still be faster.
+    const uploaded = (await client.head(key)) === undefined && (await client.putIfAbsent(key, bytes));
     return { uri: `s3://${s3.bucket}/${key}`, uploaded };
   } finally {
     client.close();

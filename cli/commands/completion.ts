@@ -1,5 +1,5 @@
 import { commandNames, commands, isCommandName } from './index.ts';
-import { commonOptions, defineCommand, type OptionTable } from '../command.ts';
+import { commonOptions, defineCommand, flagsOf, type OptionTable } from '../command.ts';
 import { print } from '../output.ts';
 import { openSite } from '../site.ts';
 import { splitVerb } from '../verb.ts';
@@ -66,7 +66,7 @@ export async function complete(
   const all: OptionTable = { ...options, ...commonOptions };
   const option = optionBefore(before, all);
   if (option !== undefined) return (option.choices ?? []).map(String);
-  if (last.startsWith('-')) return ['--help', ...Object.keys(all).map((name) => `--${name}`)];
+  if (last.startsWith('-')) return flagsOf(all);
   const given = positionalsIn(rest, all).length;
   const entries = Object.values(positionals);
   const positional = entries[given] ?? (entries.at(-1)?.many === true ? entries.at(-1) : undefined);

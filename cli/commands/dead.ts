@@ -16,8 +16,8 @@ export const command = defineCommand({
     seq: {
       type: 'number',
       array: true,
-      value: 'N…',
-      describe: 'Only these, by the sequence numbers that list shows',
+      value: 'N',
+      describe: 'Only this one, by the sequence number that list shows; may be given several times',
     },
     to: {
       type: 'string',

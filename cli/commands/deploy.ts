@@ -123,6 +123,7 @@ export async function deploy(
     ? undefined
     : await publish(built, { paths: site.paths, s3: packageStoreOf(site) });
   const object = withPackage(manifest, built, published, before);
+  if (!dryRun && site.info !== undefined) await createMissingStreams(manifest, site.info, site.paths);
   const after = await store.put(object, { dryRun });
   const common = {
     name,
@@ -136,7 +137,6 @@ export async function deploy(
   };
   if (dryRun) return { ...common, generation: undefined, ready: false };
   const { generation } = after.metadata;
-  if (site.info !== undefined) await createMissingStreams(manifest, site.info, site.paths);
   if (!wait) return { ...common, generation, ready: false };
   progress.update(`waiting until ${name} answers`);
   await waitUntilReady(

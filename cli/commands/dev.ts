@@ -61,7 +61,7 @@ export const command = defineCommand({
       throw usageError(`${manifestFile} has ${manifests.length} Functions; dev runs one`);
     const key = { namespace: manifests[0]!.metadata.namespace, name: manifests[0]!.metadata.name };
     const stopping = new AbortController();
-    let own: RunningSite | undefined;
+    let own: RunningSite | undefined = undefined;
     onStop((count) => {
       if (count === 1) return stopping.abort();
       void Promise.resolve(own?.hurry()).finally(() => process.exit(exitCodes.ok));

@@ -87,18 +87,24 @@ export function readable(record: LogRecord, wide = false): string {
   const id = wide
     ? (record.requestId ?? '-')
     : (record.requestId?.slice(0, shortIdLength) ?? '-').padEnd(shortIdLength);
-  const extra = Object.entries(record)
+  const { errorType, errorMessage, stackTrace, ...rest } = record;
+  const stack = Array.isArray(stackTrace) ? stackTrace.map(String) : [];
+  const error = [errorType, errorMessage].filter((part) => typeof part === 'string').join(': ');
+  const extra = Object.entries(rest)
     .filter(([field]) => !known.has(field))
     .map(([field, value]) => `${field}=${typeof value === 'string' ? value : JSON.stringify(value)}`);
   const text = record.source === 'report' ? `${record.message || 'REPORT'}` : record.message;
-  const line = [text, ...extra].filter((part) => part !== undefined && part !== '').join(' ');
+  const line = [text, error, ...extra].filter((part) => part !== undefined && part !== '').join(' ');
   const dimmed = record.source === 'report' || record.source === 'platform';
-  return [
+  // A stack begins with what the line says already.
+  const frames = stack.filter((frame) => /^\s/.test(frame)).map((frame) => `\n${frame}`);
+  const head = [
     paint('dim', time),
     style === undefined ? padded : paint(style, padded),
     paint('dim', id),
     dimmed && style === undefined ? paint('dim', line) : line,
   ].join(' ');
+  return head + frames.join('');
 }
 
 /** The local wall clock, as the reader's own watch shows it. */

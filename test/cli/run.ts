@@ -1,0 +1,87 @@
+/** The real command line as a child process, and a real site behind it. */
+import { spawn } from 'node:child_process';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import type { Closing } from '../support/closing.ts';
+import { temporaryFolder } from '../support/folder.ts';
+import { startProcess, type RunningProcess } from '../support/process.ts';
+import type { SiteInfo } from '../../controller/stores/site.ts';
+
+export const root = join(import.meta.dirname, '..', '..');
+export const faasFile = join(root, 'cli', 'faas.js');
+
+export interface Ended {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export interface RunOptions {
+  readonly cwd?: string;
+  readonly env?: Readonly<Record<string, string | undefined>>;
+  /** Written to stdin through a pipe of the shell, as a user would; nothing: stdin is empty. */
+  readonly stdin?: string;
+  readonly node?: string;
+}
+
+/** Runs `faas` to its end, whatever its exit code. */
+export async function faas(args: readonly string[], options: RunOptions = {}): Promise<Ended> {
+  const { cwd, stdin, node = process.execPath } = options;
+  const env = { ...process.env, FAAS_SITE: undefined, NO_COLOR: '1', ...options.env };
+  const [command, all] =
+    stdin === undefined
+      ? [node, [faasFile, ...args]]
+      : ['sh', ['-c', 'printf %s "$0" | "$@"', stdin, node, faasFile, ...args]];
+  const child = spawn(command, all, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
+  let [stdout, stderr] = ['', ''];
+  child.stdout.setEncoding('utf8').on('data', (chunk: string) => (stdout += chunk));
+  child.stderr.setEncoding('utf8').on('data', (chunk: string) => (stderr += chunk));
+  return await new Promise((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', (code) => resolve({ code, stdout, stderr }));
+  });
+}
+
+export interface TestSite {
+  readonly dir: string;
+  readonly info: SiteInfo;
+  readonly process: RunningProcess;
+  /** With `--site`. */
+  faas(args: readonly string[], options?: RunOptions): Promise<Ended>;
+}
+
+/** `faas up` in a folder of its own, on free ports. */
+export async function startSite(
+  options: { args?: string[]; dir?: string; env?: Record<string, string>; closing?: Closing } = {},
+): Promise<TestSite> {
+  const { closing } = options;
+  const dir = options.dir ?? join(await temporaryFolder({ closing }), '.atoll');
+  const up = await startProcess(
+    process.execPath,
+    [faasFile, 'up', '--dir', dir, '--port', '0', '-o', 'json', ...(options.args ?? [])],
+    { name: 'faas up', env: { ...process.env, ...options.env }, graceMs: 20_000, closing },
+  );
+  const info = JSON.parse(await up.line(/^\{"version"/)) as SiteInfo;
+  return {
+    dir,
+    info,
+    process: up,
+    faas: (args, more) => faas([...args, '--site', dir], more),
+  };
+}
+
+/** A folder with these files. */
+export async function folderWith(
+  files: Readonly<Record<string, string>>,
+  closing?: Closing,
+): Promise<string> {
+  const folder = await temporaryFolder({ closing });
+  for (const [path, text] of Object.entries(files)) {
+    await mkdir(dirname(join(folder, path)), { recursive: true });
+    await writeFile(join(folder, path), text);
+  }
+  return folder;
+}
+
+export const manifest = (name: string, spec = ''): string =>
+  `apiVersion: atoll.dev/v1alpha1\nkind: Function\nmetadata: { name: ${name} }\nspec:\n  handler: index.handler\n${spec}`;
