@@ -35,6 +35,8 @@ export async function bodyOf(request: IncomingMessage, limit: number): Promise<R
   request.once('close', () => {
     if (!request.complete) bounded.destroy(new AtollError('InvalidRequest', 'the body ended early'));
   });
+  // Whoever was to take it gave up: the next request on this connection comes after what is left.
+  bounded.once('close', () => request.resume());
   return request.pipe(bounded);
 }
 

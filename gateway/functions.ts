@@ -21,16 +21,19 @@ export async function openFunctions(
   let routes = routesOf([...known.values()]).routes;
 
   const changed = new Map<string, Key>();
-  let reading: Promise<void> | undefined;
+  let reading = false;
 
   /** One pass for all keys that came in meanwhile: a folder of a hundred manifests is one new table. */
   async function read(): Promise<void> {
+    if (reading) return;
+    reading = true;
     while (changed.size > 0) {
       const keys = [...changed.values()];
       changed.clear();
       await Promise.all(keys.map(readOne));
       routes = routesOf([...known.values()]).routes;
     }
+    reading = false;
   }
   async function readOne(key: Key): Promise<void> {
     try {
@@ -47,7 +50,7 @@ export async function openFunctions(
 
   const stop = store.watch((key) => {
     changed.set(keyText(key), key);
-    reading ??= read().finally(() => (reading = undefined));
+    void read();
   });
 
   return {

@@ -42,7 +42,7 @@ async function proxy(
     path: `/http/${route.namespace}/${route.name}/${route.trigger}${request.raw.url}`,
     headers: requestHeaders(request),
     // Read already where a signature covers it.
-    body: await (request.body_ ?? bodyOf(request.raw, maxPayloadBytes)),
+    body: await (request.takenBody ?? bodyOf(request.raw, maxPayloadBytes)),
     signal: request.gone,
     waitMs: waitMs(object.spec.timeoutSeconds),
   });

@@ -14,7 +14,7 @@ declare module 'fastify' {
     /** Reads it, once, however often it is asked for; rejects with AtollError TooLarge. */
     wholeBody(limit: number): Promise<Buffer>;
     /** The body, if somebody has asked for it. */
-    body_?: Promise<Buffer>;
+    takenBody?: Promise<Buffer>;
     /** Aborted when the client went away before its answer was out, and when the gateway stops for good. */
     gone: AbortSignal;
     /** Which http trigger it is for; absent on our own doors. */
@@ -26,7 +26,7 @@ declare module 'fastify' {
 
 export function decorateRequests(app: FastifyInstance): void {
   app.decorateRequest('wholeBody', function (limit) {
-    return (this.body_ ??= readBody(this.raw, limit));
+    return (this.takenBody ??= readBody(this.raw, limit));
   });
   // Bodies are left on the wire: doors look at them when a signature covers them, the proxy passes them on.
   app.removeAllContentTypeParsers();

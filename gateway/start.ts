@@ -54,7 +54,7 @@ export interface Gateway {
   stop(deadline: number): Promise<void>;
 }
 
-/** Rejects with AtollError KeysRefused, or with the system's error when it cannot listen. */
+/** Rejects with AtollError KeysRefused or InvalidRequest (an origin that is none), or with the system's error when it cannot listen. */
 export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   const { host, store, backend, log, inbox, deadLetters } = options;
   const policy = await doorPolicyOf(options);
@@ -137,6 +137,12 @@ async function doorPolicyOf(options: GatewayOptions): Promise<DoorPolicy> {
       'KeysRefused',
       `listening on ${options.host} needs a keys file: anybody who reaches that address could run code here`,
     );
+  }
+  for (const origin of options.allowedOrigins ?? []) {
+    if (!URL.canParse(origin) || new URL(origin).origin !== origin) {
+      const message = `allowed origin ${JSON.stringify(origin)} is not scheme://host or scheme://host:port`;
+      throw new AtollError('InvalidRequest', message);
+    }
   }
   return {
     loopback,

@@ -244,6 +244,20 @@ describe("AWS's SDK invokes", () => {
     });
   });
 
+  test('later, and is told when the inbox cannot take an event of that size', async () => {
+    const small = await startNats({ maxPayload: 64 * 1024 });
+    const link = openNats({ url: small.url }, { name: 'test', site: 'local', log });
+    closeLater(() => link.close());
+    await link.connection();
+    const own = await open({ inbox: openInbox(link, { site: 'local', log }) });
+    const invoke = new InvokeCommand({
+      FunctionName: 'echo',
+      InvocationType: 'Event',
+      Payload: payload('x'.repeat(100_000)),
+    });
+    await expect(client(own).send(invoke)).rejects.toMatchObject({ name: 'RequestTooLargeException' });
+  });
+
   test('a dry run, which runs nothing', async () => {
     const answer = await client(gateway).send(
       new InvokeCommand({ FunctionName: 'echo', InvocationType: 'DryRun', Payload: payload({ do: 'exit' }) }),
@@ -430,6 +444,11 @@ describe('http triggers', () => {
   test('what the handler answers goes out, whatever its status', async () => {
     expect((await ask(`${gateway.url}/hello?status=404`)).status).toBe(404);
     expect((await ask(`${gateway.url}/hello?status=418`)).status).toBe(418);
+  });
+
+  test('HEAD is served where it is declared, without a body', async () => {
+    expect(await ask(`${gateway.url}/api`, { method: 'HEAD' })).toMatchObject({ status: 200, body: '' });
+    expect((await ask(`${gateway.url}/hello`, { method: 'HEAD' })).status).toBe(405);
   });
 
   test('another method is told what is allowed', async () => {

@@ -13,15 +13,14 @@ import { ask } from './ask.ts';
 
 const secret = 'secret-of-the-operator';
 
-async function gateway(options: Partial<GatewayOptions> = {}): Promise<Gateway & { folder: string }> {
-  const folder = await temporaryFolder();
+async function gateway(options: Partial<GatewayOptions> = {}): Promise<Gateway> {
   const log = openLog({ level: 'silent' });
   const started = await startGateway({
     host: '127.0.0.1',
     port: 0,
     site: 'local',
     siteInfo: () => ({ site: 'local' }),
-    store: await openDirectoryStore({ dir: join(folder, '.atoll'), log }),
+    store: await openDirectoryStore({ dir: join(await temporaryFolder(), '.atoll'), log }),
     backend: {
       address: () => undefined,
       observe: () => Promise.resolve(undefined),
@@ -34,7 +33,7 @@ async function gateway(options: Partial<GatewayOptions> = {}): Promise<Gateway &
     ...options,
   });
   closeLater(() => started.stop(Date.now()));
-  return { ...started, folder };
+  return started;
 }
 
 async function keysFile(): Promise<string> {
@@ -182,13 +181,23 @@ test('a content type that nobody knows is no hindrance', async () => {
   }
 });
 
-test('stopping ends who follows a log, and takes no new connection', async () => {
-  const started = await gateway();
-  await writeFile(join(started.folder, '.atoll', 'functions', 'default', 'hello.yaml'), '').catch(
-    () => undefined,
+test.each(['http://ui.example/', 'ui.example', '*', 'null'])(
+  'an allowed origin that no browser sends (%s) is refused at the start',
+  async (origin) => {
+    await expect(gateway({ allowedOrigins: [origin] })).rejects.toMatchObject({ code: 'InvalidRequest' });
+  },
+);
+
+test('a page of an allowed origin comes in', async () => {
+  const { url } = await gateway({ allowedOrigins: ['http://ui.example:3000'] });
+  expect((await ask(`${url}/atoll/v1/site`, { headers: { origin: 'http://ui.example:3000' } })).status).toBe(
+    200,
   );
-  await started.stop(Date.now() + 5000);
-  const { port } = started;
+});
+
+test('after stopping nobody listens', async () => {
+  const { port, stop } = await gateway();
+  await stop(Date.now() + 5000);
   const [error] = (await once(connect(port, '127.0.0.1'), 'error')) as [NodeJS.ErrnoException];
   expect(error.code).toBe('ECONNREFUSED');
 });
