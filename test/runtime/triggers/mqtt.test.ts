@@ -9,6 +9,7 @@ import type { TriggerSources } from '../../../crds/function.ts';
 import { AtollError } from '../../../runtime/errors.ts';
 import { forgetMqtt, mqttClientId } from '../../../runtime/clients/mqtt.ts';
 import type { Delivery } from '../../../runtime/event.ts';
+import type { Inbox } from '../../../runtime/inbox.ts';
 import { stateBucket } from '../../../runtime/state.ts';
 import { inboxEventsPerTrigger, inboxStream, inboxSubject } from '../../../runtime/streams.ts';
 import { knownSessionKey, openMqtt } from '../../../runtime/triggers/mqtt.ts';
@@ -263,17 +264,31 @@ describe.each([
 describe('delivery AtLeastOnce', () => {
   test('while the inbox is away the holder disconnects, the broker queues, and nothing is lost', async () => {
     const [nats, mosquitto] = await Promise.all([startNats(), startMosquitto()]);
-    const { untilState } = await openTrigger({}, { nats, mqttUrl: mosquitto.url });
+    // With the usual ttl: it is the inbox that makes it disconnect, not the lease.
+    const { untilState } = await openTrigger({}, { nats, mqttUrl: mosquitto.url }, { keepaliveSeconds: 5 });
     await untilState({ ready: true });
     const client = await connectClient(mosquitto.url);
-    for (let n = 0; n < 100; n++) await publish(client, 'cell/1/state', n);
+    const send = async (from: number, to: number): Promise<void> => {
+      await Promise.all(
+        Array.from({ length: to - from }, (_, n) => publish(client, 'cell/1/state', from + n)),
+      );
+    };
+    await send(0, 100);
+    await count(nats, 100);
     await nats.kill();
-    for (let n = 100; n < 200; n++) await publish(client, 'cell/1/state', n);
     await untilState({ ready: false, reason: 'JetStreamUnavailable' });
-    for (let n = 200; n < 1_000; n++) await publish(client, 'cell/1/state', n);
+    await until(5_000, () =>
+      expect(mosquitto.output()).toContain('atoll-local-default-echo-in disconnected'),
+    );
+    await send(100, 600);
     await nats.restart();
     await untilState({ ready: true });
-    await count(nats, 1_000);
+    const sending = send(600, 1_000);
+    await count(nats, 650);
+    await nats.kill();
+    await sending;
+    await nats.restart();
+    await until(20_000, async () => expect(new Set(await valuesInInbox(nats)).size).toBe(1_000));
     // What was on its way when the server died may have been stored and sent again.
     const values = (await valuesInInbox(nats)) as number[];
     expect([...new Set(values)].sort((a, b) => a - b)).toEqual(Array.from({ length: 1_000 }, (_, n) => n));
@@ -325,6 +340,40 @@ describe('delivery AtLeastOnce', () => {
     expect(await valuesInInbox(nats)).toEqual(Array.from({ length: 300 }, (_, n) => n));
     expect(mosquitto.output()).not.toContain('already connected');
   }, 60_000);
+
+  test('the old holder disconnects before the new one gets the lease, however long its last message takes', async () => {
+    const [nats, mosquitto] = await Promise.all([startNats(), startMosquitto()]);
+    const host = await openHost({ nats, mqttUrl: mosquitto.url });
+    const inbox = host.context.inbox as Inbox;
+    const storing = Promise.withResolvers<void>();
+    const gate = Promise.withResolvers<void>();
+    const slow: Inbox = {
+      get ready() {
+        return inbox.ready;
+      },
+      onReady: (listener) => inbox.onReady(listener),
+      async put(target, event) {
+        storing.resolve();
+        await gate.promise;
+        return inbox.put(target, event);
+      },
+    };
+    const first = openMqtt(sourceOf({}), { ...host.context, inbox: slow }, timing);
+    await host.untilState({ ready: true });
+    const second = await openTrigger({}, { nats, mqttUrl: mosquitto.url });
+    await second.untilState({ ready: true });
+    const client = await connectClient(mosquitto.url);
+    await publish(client, 'cell/1/state', 'last');
+    await storing.promise;
+    const closed = first.close();
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    expect(second.states.at(-1)?.message).toContain('stands by');
+    gate.resolve();
+    await closed;
+    await until(5_000, () => expect(second.states.at(-1)?.message).toContain('subscribed to'));
+    expect(await valuesInInbox(nats)).toEqual(['last']);
+    expect(mosquitto.output()).not.toContain('already connected');
+  });
 
   test('the holder is cut off from NATS: the other takes over after the ttl, never at the same time', async () => {
     const [nats, mosquitto] = await Promise.all([startNats(), startMosquitto()]);
