@@ -20,6 +20,7 @@ import type { Delivery, Settlement, TriggerEvent } from './event.ts';
 import { isApiError, managerOf } from './streams.ts';
 import { Fifo } from './triggers/buffer.ts';
 import type { Trigger, TriggerContext, TriggerState } from './triggers/trigger.ts';
+import { Verdicts } from './verdicts.ts';
 
 /** How long the server waits for a word about an event; renewed at a third of it. */
 const ackWaitMs = 30_000;
@@ -82,6 +83,7 @@ export interface ReadEvent {
 interface Held {
   /** Where to answer: of the newest delivery, if the server delivered it again. */
   reply: string;
+  readonly sequence: number;
 }
 
 const ack = '+ACK';
@@ -96,12 +98,8 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
   const demand = new Fifo<(result: IteratorResult<Delivery>) => void>();
   const held = new Map<string, Held>();
   const preparing = new Set<Promise<void>>();
-  /**
-   * Settled, but the server may not know: what is published while a connection breaks is lost. A delivery of one of
-   * these is answered again instead of run again. Confirmed ones are forgotten, generation by generation.
-   */
-  let told = new Map<string, { reply: string; verdict: string }>();
-  let confirming: typeof told | undefined;
+  const verdicts = new Verdicts();
+  let confirming = false;
 
   /** Failures that could not be written down, by key. Only events that come back to this host know of them. */
   const uncounted = new Map<string, number>();
@@ -193,10 +191,10 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
     const delivered = reply ? parseReply(reply) : undefined;
     if (!reply || !delivered) return;
     const { key } = delivered;
-    const verdict = told.get(key)?.verdict ?? confirming?.get(key)?.verdict;
+    const verdict = verdicts.get(key);
     const running = held.get(key);
     if (verdict !== undefined) {
-      remember(key, reply, verdict);
+      verdicts.add(key, reply, verdict, delivered.sequence);
       tell(reply, verdict);
     } else if (running) {
       // Still running here: not run twice, the newer delivery is the one to answer (CONTRACTS 4.4).
@@ -235,7 +233,7 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
       sequence,
       time,
     });
-    const entry: Held = { reply };
+    const entry: Held = { reply, sequence };
     held.set(key, entry);
     startTicking();
     const record = attemptsKey(context.function, event.trigger, attemptsId);
@@ -343,8 +341,9 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
     }
     const verdict = settlement.kind === 'done' ? ack : terminate;
     held.delete(key);
-    remember(key, entry.reply, verdict);
+    verdicts.add(key, entry.reply, verdict, entry.sequence);
     tell(entry.reply, verdict);
+    startTicking();
     if (!recorded) return;
     try {
       await attempts?.remove(record);
@@ -356,11 +355,6 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
   function giveBack(key: string, entry: Held, delayMs: number): void {
     held.delete(key);
     tell(entry.reply, negative(delayMs));
-  }
-
-  function remember(key: string, reply: string, verdict: string): void {
-    told.set(key, { reply, verdict });
-    startTicking();
   }
 
   // ── Time ──
@@ -376,30 +370,28 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
       if ((ticks * tickMs) % (ackWaitMs / 3) < tickMs) {
         for (const { reply } of held.values()) tell(reply, working);
       }
-      confirm(nc);
+      void confirm(nc);
       if (pulled > 0 && Date.now() - lastHeard > 2.5 * heartbeatMs) resync();
     }
-    if (held.size > 0 || told.size > 0 || confirming || (pulled > 0 && !closed)) return;
+    if (held.size > 0 || verdicts.size > 0 || (pulled > 0 && !closed)) return;
     clearInterval(ticker);
     ticker = undefined;
     if (closed) unfollow?.();
   }
 
   /** The server has read all that was sent before the ping that it answers. */
-  function confirm(nc: NatsConnection): void {
-    if (confirming || told.size === 0) return;
-    const generation = (confirming = told);
-    told = new Map();
-    nc.flush().then(
-      () => {
-        if (confirming === generation) confirming = undefined;
-      },
-      () => {
-        if (confirming !== generation) return;
-        confirming = undefined;
-        for (const [key, entry] of generation) if (!told.has(key)) told.set(key, entry);
-      },
-    );
+  async function confirm(nc: NatsConnection): Promise<void> {
+    if (confirming || verdicts.size === 0) return;
+    confirming = true;
+    try {
+      const round = verdicts.nextRound();
+      await nc.flush();
+      verdicts.confirm(round, verdicts.doubtful ? (await consumerInfo(nc)).delivered.stream_seq : 0);
+    } catch (error) {
+      log.debug({ err: error }, 'acknowledgements are not confirmed yet');
+    } finally {
+      confirming = false;
+    }
   }
 
   // ── The consumer ──
@@ -482,10 +474,12 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
 
   /** What the server was told while the link broke may not have reached it. */
   function tellAgain(): void {
-    for (const generation of [confirming, told]) {
-      for (const { reply, verdict } of generation?.values() ?? []) tell(reply, verdict);
-    }
+    verdicts.tellAgain(tell);
     for (const { reply } of held.values()) tell(reply, working);
+  }
+
+  async function consumerInfo(nc: NatsConnection): Promise<ConsumerInfo> {
+    return (await managerOf(nc, source.domain)).consumers.info(source.stream, source.consumer);
   }
 
   async function ensureConsumer(manager: JetStreamManager): Promise<void> {
@@ -630,9 +624,7 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
       const nc = link?.current();
       if (!nc) throw new AtollError('NatsUnavailable', link?.state.message ?? 'this host has no NATS');
       try {
-        const info = await (
-          await managerOf(nc, source.domain)
-        ).consumers.info(source.stream, source.consumer);
+        const info = await consumerInfo(nc);
         return info.num_pending + info.num_ack_pending;
       } catch (error) {
         const { code, message } = failureOf(error, source);
