@@ -80,7 +80,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     log,
   });
   siteRoute(app, options.siteInfo);
-  statusRoute(app, functions, backend);
+  statusRoute(app, store, backend);
   logsRoute(app, { functions, backend, stopping: stopping.signal });
   invocationsRoute(app, invocations);
   deadLetterRoutes(app, { functions, ...(inbox && { inbox }), ...(deadLetters && { deadLetters }) });

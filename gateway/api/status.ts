@@ -6,7 +6,7 @@ import type { FastifyInstance } from 'fastify';
 import type { FunctionStatus, TriggerStatus } from '../../crds/function.ts';
 import type { Backend, Observation } from '../../controller/backends/backend.ts';
 import type { HostFunctionStatus } from '../../runtime/config.ts';
-import type { Functions } from '../functions.ts';
+import type { Store } from '../../controller/stores/store.ts';
 import { type FunctionParams, functionOf, functionPath } from './function.ts';
 import { queryOf } from './query.ts';
 
@@ -23,7 +23,7 @@ export interface LiveStatus extends FunctionStatus {
 
 export function statusRoute(
   app: FastifyInstance,
-  functions: Functions,
+  store: Pick<Store, 'get'>,
   backend: Pick<Backend, 'observe'>,
 ): void {
   app.get<{ Params: FunctionParams }>(
@@ -31,7 +31,8 @@ export function statusRoute(
     { config: { door: 'control', route: 'status' } },
     async (request): Promise<LiveStatus> => {
       queryOf(request.query, []);
-      const { metadata, status = {} } = await functionOf(request.params, functions);
+      // From the store itself: what the gateway keeps follows changes of Functions, not of their status.
+      const { metadata, status = {} } = await functionOf(request.params, store);
       const observed = await backend.observe(metadata);
       const hosts = observed?.hosts ?? [];
       const triggers = triggersOf(observed) ?? status.triggers;
