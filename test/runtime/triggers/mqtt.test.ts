@@ -9,12 +9,14 @@ import type { TriggerSources } from '../../../crds/function.ts';
 import { AtollError } from '../../../runtime/errors.ts';
 import { forgetMqtt, mqttClientId } from '../../../runtime/clients/mqtt.ts';
 import type { Delivery } from '../../../runtime/event.ts';
+import { openInboxTrigger } from '../../../runtime/inbox.ts';
 import type { Inbox } from '../../../runtime/inbox.ts';
 import { stateBucket } from '../../../runtime/state.ts';
 import { inboxEventsPerTrigger, inboxStream, inboxSubject } from '../../../runtime/streams.ts';
 import { knownSessionKey, openMqtt } from '../../../runtime/triggers/mqtt.ts';
 import type { MqttTiming } from '../../../runtime/triggers/mqtt.ts';
 import type { Trigger } from '../../../runtime/triggers/trigger.ts';
+import { closedLater, contextOf, testTrigger } from '../../contracts/trigger.ts';
 import { closeLater } from '../../support/closing.ts';
 import { temporaryFolder } from '../../support/folder.ts';
 import { startMosquitto } from '../../support/mosquitto.ts';
@@ -74,6 +76,38 @@ async function valuesInInbox(server: Parameters<typeof inboxEvents>[0]): Promise
 
 const count = (server: Parameters<typeof inboxEvents>[0], wanted: number, timeoutMs = 20_000) =>
   until(timeoutMs, async () => expect(await inboxSize(server)).toBeGreaterThanOrEqual(wanted));
+
+for (const delivery of ['AtMostOnce', 'AtLeastOnce'] as const) {
+  testTrigger(`mqtt, delivery ${delivery}`, { kind: 'mqtt', broker: true }, async ({ away }) => {
+    const [nats, mosquitto] = await Promise.all([startNats(), startMosquitto()]);
+    const host = await openHost({ nats });
+    if (away) await mosquitto.stop();
+    return {
+      async open({ retry } = {}) {
+        const { nats: link, inbox } = host.context;
+        const parts = delivery === 'AtLeastOnce' && link && inbox ? { nats: link, inbox } : {};
+        const { context, reports } = contextOf({ retry, ...parts, mqtt: { url: mosquitto.url } });
+        const session = openMqtt(sourceOf({ delivery }), context, timing);
+        // Events come out of the inbox where they go into it.
+        const outlet = context.inbox ? openInboxTrigger({ ...context, report: () => {} }) : session;
+        const trigger: Trigger = {
+          deliveries: () => outlet.deliveries(),
+          async close() {
+            await session.close();
+            await outlet.close();
+          },
+        };
+        return { trigger: closedLater(trigger), reports };
+      },
+      async send(data) {
+        const client = await mqtt.connectAsync(mosquitto.url);
+        await client.publishAsync('cell/1/state', Buffer.from(data), { qos: 1 });
+        await client.endAsync();
+      },
+      broker: { stop: () => mosquitto.stop(), start: () => mosquitto.restart() },
+    };
+  });
+}
 
 describe.each([
   { broker: 'the NATS listener', version: 4, native: true },
