@@ -2,7 +2,7 @@
  * JSON lines on stdout, one record each: a constant message plus fields. The backend sorts a host's lines
  * by `namespace` and `function`. Secrets are never fields.
  */
-import { pino, type Logger } from 'pino';
+import { destination, pino, type Logger } from 'pino';
 
 export type Log = Logger;
 
@@ -21,6 +21,9 @@ export interface LogRecord {
   [field: string]: unknown;
 }
 
+/** What waits for a reader of stdout that does not read; beyond it lines are dropped rather than memory filled. */
+const maxUnreadBytes = 64 * 1024 * 1024;
+
 export function openLog(options: { level?: string; destination?: NodeJS.WritableStream } = {}): Log {
   return pino(
     {
@@ -30,6 +33,8 @@ export function openLog(options: { level?: string; destination?: NodeJS.Writable
       timestamp: () => `,"time":"${new Date().toISOString()}"`,
       formatters: { level: (label) => ({ level: label.toUpperCase() }) },
     },
-    options.destination ?? process.stdout,
+    // Asynchronous: lines that come while a write is under way go out together in the next. A write for each was
+    // more than half of what a host did under load. What is left at the exit is written then.
+    options.destination ?? destination({ dest: 1, sync: false, maxLength: maxUnreadBytes }),
   );
 }
