@@ -54,8 +54,12 @@ export async function openS3(settings: S3Settings): Promise<S3> {
     requestChecksumCalculation: 'WHEN_REQUIRED',
     responseChecksumValidation: 'WHEN_REQUIRED',
     requestHandler: { connectionTimeout: connectTimeoutMs, socketTimeout: idleTimeoutMs },
+    // Never the client's own search for credentials, which asks addresses outside the site.
     ...(file === undefined
-      ? { signer: { sign: async (request) => request } }
+      ? {
+          signer: { sign: async (request) => request },
+          credentials: { accessKeyId: '', secretAccessKey: '' },
+        }
       : {
           credentials: async () => ({
             ...(await readCredentials(file)),
@@ -133,11 +137,13 @@ function errorOf(error: unknown, uri: string, endpoint: string): AtollError {
   if (error instanceof AtollError) return error;
   const status = statusOf(error);
   const { name, message, code } = error as NodeJS.ErrnoException;
-  if (status === 404) {
+  // versitygw answers 404 to a user it does not know.
+  const refused = status === 401 || status === 403 || name === 'XAdminUserNotFound';
+  if (status === 404 && !refused) {
     const what = name === 'NoSuchBucket' ? 'the bucket does not exist' : 'there is no such object';
     return new AtollError('PackageNotFound', `${uri} at ${endpoint}: ${what}`, { cause: error });
   }
-  if (status === 401 || status === 403) {
+  if (refused) {
     return new AtollError('PackageForbidden', `${uri} at ${endpoint}: access was refused (${name})`, {
       cause: error,
     });
