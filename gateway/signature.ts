@@ -49,18 +49,18 @@ export async function verifySignature(facts: RequestFacts, keys: Keys, now: numb
 
 function claimOf({ headers }: RequestFacts): Claim | undefined {
   const parts =
-    /^AWS4-HMAC-SHA256 Credential=([^/, ]+)\/(\d{8})\/([a-z0-9-]{1,64})\/([a-z0-9-]+)\/aws4_request, ?SignedHeaders=([a-z0-9;_-]+), ?Signature=([0-9a-f]{64})$/.exec(
+    /^AWS4-HMAC-SHA256 Credential=([^/, ]+)\/(\d{8})\/([a-z0-9-]{1,64})\/lambda\/aws4_request, ?SignedHeaders=([a-z0-9;_-]+), ?Signature=([0-9a-f]{64})$/.exec(
       headers.authorization ?? '',
     );
   if (!parts) return undefined;
-  const [, keyId = '', day, region = '', scopeService, names = '', signature = ''] = parts;
+  const [, keyId = '', day, region = '', names = '', signature = ''] = parts;
   const signedHeaders = new Set(names.split(';'));
   const date = headers['x-amz-date'];
   const signedAt = typeof date === 'string' ? dateOf(date) : undefined;
-  if (scopeService !== service || !signedAt || day !== (date as string).slice(0, 8)) return undefined;
-  if (!signedHeaders.has('host') || !signedHeaders.has('x-amz-date')) return undefined;
+  if (!signedAt || day !== (date as string).slice(0, 8)) return undefined;
+  if (!signedHeaders.has('host')) return undefined;
   for (const name of signedHeaders) if (headers[name] === undefined) return undefined;
-  // These change what is asked for (X-Amz-Invocation-Type), so somebody on the way must not be able to add one.
+  // The date, and what changes what is asked for (X-Amz-Invocation-Type): somebody on the way must not be able to add one.
   for (const name of Object.keys(headers)) {
     if (name.startsWith('x-amz-') && !signedHeaders.has(name)) return undefined;
   }

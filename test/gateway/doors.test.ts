@@ -273,6 +273,11 @@ describe('AWS Signature Version 4', () => {
     for (const other of others) expect(other).toEqual(first);
   });
 
+  test('what an unknown id is compared with opens nothing', async () => {
+    const facts = await signed({ accessKeyId: 'nobody', secretAccessKey: keys.find('nobody').secret });
+    expect(await whyNot(facts, control, elsewhere)).toBe('Key');
+  });
+
   test('a clock ten minutes off is refused either way, and told so', async () => {
     for (const minutes of [-10, 10]) {
       const facts = await signed({ signingDate: new Date(now + minutes * 60_000) });
