@@ -1,0 +1,162 @@
+import { jetstream, jetstreamManager } from '@nats-io/jetstream';
+import { Kvm } from '@nats-io/kv';
+import { expect, test } from 'vitest';
+import { openNats } from '../../../runtime/clients/nats.ts';
+import { openDeadLetters } from '../../../runtime/dead-letters.ts';
+import { openInbox, openInboxTrigger } from '../../../runtime/inbox.ts';
+import { openLog } from '../../../runtime/log.ts';
+import { inboxStream, stateBucket } from '../../../runtime/streams.ts';
+import { forget } from '../../../runtime/triggers/forget.ts';
+import type { Living } from '../../../runtime/triggers/forget.ts';
+import { openJetStream } from '../../../runtime/triggers/jetstream.ts';
+import type { FunctionRef } from '../../../runtime/triggers/trigger.ts';
+import { bytesOf, closedLater, contextOf } from '../../contracts/trigger.ts';
+import { closeLater } from '../../support/closing.ts';
+import { startNats } from '../../support/nats.ts';
+
+const log = openLog({ level: 'silent' });
+
+async function setup(site = 'local') {
+  const server = await startNats();
+  const link = openNats({ url: server.url }, { name: 'test', site, log });
+  closeLater(() => link.close());
+  await link.connection();
+  const client = await server.connect();
+  const manager = await jetstreamManager(client);
+  await manager.streams.add({ name: 'ORDERS', subjects: ['orders.>'] });
+  const dead = openDeadLetters(link, { site, log });
+  const inbox = openInbox(link, { site, log });
+  return {
+    server,
+    link,
+    client,
+    manager,
+    dead,
+    inbox,
+    sweep: (living: Living[], graceMs = 0) => forget(living, { link, deadLetters: dead, site, log, graceMs }),
+    async openTriggers(ref: FunctionRef, name: string) {
+      const source = { stream: 'ORDERS', startAt: 'New', batchSize: 1, batchWindowMs: 0 } as const;
+      const stream = contextOf({ nats: link, function: ref, name });
+      closedLater(openJetStream(source, stream.context));
+      const own = contextOf({ nats: link, function: ref, name: '$inbox' });
+      closedLater(openInboxTrigger(own.context));
+      await Promise.all([stream, own].map(({ reports }) => reports.until(({ ready }) => ready)));
+    },
+    async consumersOf(stream: string) {
+      const names: string[] = [];
+      for await (const { name } of manager.consumers.list(stream)) names.push(name);
+      return names.toSorted();
+    },
+  };
+}
+
+const ref = (name: string): FunctionRef => ({ namespace: 'default', name, uid: `uid-${name}` });
+const living = (name: string, ...triggers: string[]): Living => ({ ...ref(name), triggers });
+
+test('consumers of functions and triggers that are gone go; those of the living and of others stay', async () => {
+  const { openTriggers, manager, sweep, consumersOf } = await setup();
+  await openTriggers(ref('alive'), 'kept');
+  await openTriggers(ref('alive'), 'dropped');
+  await openTriggers(ref('dead'), 'main');
+  await manager.consumers.add('ORDERS', { durable_name: 'somebody_else_s', ack_policy: 'explicit' });
+  const swept = await sweep([living('alive', 'kept')]);
+  expect(await consumersOf('ORDERS')).toEqual(['default_alive_kept', 'somebody_else_s']);
+  expect(await consumersOf(inboxStream)).toEqual(['default_alive']);
+  expect(swept.consumers.toSorted()).toEqual([
+    'ATOLL_INBOX/default_dead',
+    'ORDERS/default_alive_dropped',
+    'ORDERS/default_dead_main',
+  ]);
+  expect((await sweep([living('alive', 'kept')])).consumers).toEqual([]);
+});
+
+test('a function that was made again under its name has another uid: what the old one had goes', async () => {
+  const { openTriggers, sweep, consumersOf } = await setup();
+  await openTriggers(ref('fn'), 'main');
+  await sweep([{ namespace: 'default', name: 'fn', uid: 'another', triggers: ['main'] }]);
+  expect(await consumersOf('ORDERS')).toEqual([]);
+});
+
+test('what is younger than the grace stays: it may belong to a function that is not on the list yet', async () => {
+  const { openTriggers, sweep, consumersOf, inbox, dead } = await setup();
+  await openTriggers(ref('young'), 'main');
+  await inbox.put({ namespace: 'default', name: 'younger' }, eventOf('1'));
+  await sweep([], 60_000);
+  expect(await consumersOf('ORDERS')).toEqual(['default_young_main']);
+  expect(await dead.list({ namespace: 'default', name: 'younger' })).toEqual([]);
+});
+
+test('consumers of another site that shares the server are not touched', async () => {
+  const { openTriggers, link, consumersOf } = await setup('here');
+  await openTriggers(ref('fn'), 'main');
+  await forget([], {
+    link,
+    site: 'elsewhere',
+    log,
+    graceMs: 0,
+    deadLetters: openDeadLetters(link, { site: 'elsewhere', log }),
+  });
+  expect(await consumersOf('ORDERS')).toEqual(['default_fn_main']);
+});
+
+test('events that waited for a deleted function are dead-lettered FunctionDeleted, those of the living wait on', async () => {
+  const { inbox, dead, sweep, manager } = await setup();
+  const gone = { namespace: 'default', name: 'gone' };
+  for (const id of ['1', '2', '3']) await inbox.put(gone, eventOf(id));
+  await inbox.put({ namespace: 'default', name: 'alive' }, eventOf('4'));
+  expect((await sweep([living('alive')])).deadLettered).toBe(3);
+  const letters = await dead.list(gone);
+  expect(letters.map(({ id, reason, attempts }) => ({ id, reason, attempts }))).toEqual(
+    ['1', '2', '3'].map((id) => ({ id, reason: 'FunctionDeleted', attempts: 0 })),
+  );
+  expect((await manager.streams.info(inboxStream)).state.messages).toBe(1);
+});
+
+test('keys of what is gone go; leases of others stay, and mqtt sessions are told for whoever cleans them', async () => {
+  const { client, sweep } = await setup();
+  const kv = await new Kvm(jetstream(client)).create(stateBucket);
+  const keys = [
+    'attempts.default.gone.main.ORDERS=3a1',
+    'attempts.default.alive.main.ORDERS=3a1',
+    'schedule.default.alive.kept',
+    'schedule.default.alive.dropped',
+    'mqtt.default.gone.main',
+    'leader',
+  ];
+  for (const key of keys) await kv.put(key, '{}');
+  const session = { clientId: 'atoll-local-default-gone-main', version: 4 };
+  await kv.put('mqtt-topic.default.gone.main', JSON.stringify(session));
+  const swept = await sweep([living('alive', 'main', 'kept')]);
+  expect(swept.keys.toSorted()).toEqual([
+    'attempts.default.gone.main.ORDERS=3a1',
+    'mqtt.default.gone.main',
+    'schedule.default.alive.dropped',
+  ]);
+  expect(swept.mqttSessions).toEqual([
+    { key: 'mqtt-topic.default.gone.main', value: session, revision: expect.any(Number) },
+  ]);
+  expect((await kv.get('leader'))?.operation).toBe('PUT');
+  expect((await kv.get('mqtt-topic.default.gone.main'))?.operation).toBe('PUT');
+});
+
+test('without NATS the sweep rejects, so that it is tried again', async () => {
+  const { link, server, sweep } = await setup();
+  const away = new Promise<void>((resolve) => link.onState(() => resolve()));
+  await server.stop();
+  await away;
+  await expect(sweep([])).rejects.toMatchObject({ code: 'NatsUnavailable' });
+});
+
+function eventOf(id: string) {
+  return {
+    id,
+    trigger: 'main',
+    kind: 'mqtt',
+    subject: 'a/b',
+    time: Date.now(),
+    attempt: 1,
+    headers: {},
+    encoding: 'json',
+    data: bytesOf('{}'),
+  } as const;
+}
