@@ -115,6 +115,8 @@ export function openPool(options: PoolOptions): Invoker {
   let state: InvokerState = { ready: false, reason: 'Starting', message: 'starting the handler process' };
   let firstStart: PromiseWithResolvers<void> | undefined;
   let everReady = false;
+  /** start() was rejected: whoever called it decides what becomes of a version that never ran. */
+  let givenUp = false;
   let failures = 0;
   let lastFailure: Fault | undefined;
   let backoff: NodeJS.Timeout | undefined;
@@ -275,6 +277,7 @@ export function openPool(options: PoolOptions): Invoker {
       if (place.role === 'retired') return worker.terminate();
       lastFailure = undefined;
       everReady = true;
+      givenUp = false;
       activate();
       enter({ ready: true, reason: 'Ready', message: '' });
       firstStart?.resolve();
@@ -372,7 +375,7 @@ export function openPool(options: PoolOptions): Invoker {
 
   /** As many processes as wanted, unless a crash loop makes them wait. */
   function ensure(): void {
-    if (draining !== undefined || backoff !== undefined) return;
+    if (draining !== undefined || backoff !== undefined || givenUp) return;
     let living = 0;
     let starting = 0;
     for (const worker of workers) {
@@ -415,7 +418,7 @@ export function openPool(options: PoolOptions): Invoker {
       for (const run of queue.splice(0)) settleRun(run, { kind: 'crashed', fault, suspects: 0 });
     }
     if (!everReady) {
-      // Whoever called start() decides what becomes of a version that never ran.
+      givenUp = true;
       firstStart?.reject(errorOf(fault));
       return;
     }

@@ -1,5 +1,6 @@
 /** The host's side of one handler process: start, frames in and out, its end and the reason for it. */
 import type { ChildProcess } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
@@ -129,7 +130,13 @@ export class Worker<Run> {
     this.#socket = this.#child.stdio[3] as Socket;
     this.#child.once('error', (error) => {
       if (this.#child.pid !== undefined) return;
-      this.#reason = { code: 'Runtime.StartError', message: `the handler process: ${error.message}` };
+      // spawn blames the program when it is the working folder that is missing.
+      this.#reason = existsSync(options.init.root)
+        ? { code: 'Runtime.StartError', message: `the handler process: ${error.message}` }
+        : {
+            code: 'Runtime.ImportModuleError',
+            message: `the package has no file for handler ${options.init.handler}: its folder ${options.init.root} does not exist`,
+          };
       this.#finish();
     });
     this.#child.once('exit', (code, signal) => this.#onExit(code, signal));

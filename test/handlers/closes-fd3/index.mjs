@@ -1,0 +1,5 @@
+import { closeSync } from 'node:fs';
+export const handler = async () => {
+  closeSync(3);
+  await new Promise(() => {});
+};

@@ -1,0 +1,4 @@
+export const handler = async () => {
+  const kept = [];
+  for (;;) kept.push({ a: kept.length, b: String(kept.length) });
+};

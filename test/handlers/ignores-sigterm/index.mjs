@@ -1,0 +1,2 @@
+process.on('SIGTERM', () => {});
+export const handler = async () => ({ pid: process.pid });

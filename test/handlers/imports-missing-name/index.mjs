@@ -1,0 +1,2 @@
+import { nothingOfThatName } from 'node:fs';
+export const handler = async () => nothingOfThatName;

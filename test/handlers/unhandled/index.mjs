@@ -1,0 +1,8 @@
+export const handler = (event) => {
+  if (event?.exception)
+    setTimeout(() => {
+      throw new RangeError('out of the blue');
+    }, 1);
+  else void Promise.reject(new Error('nobody looked'));
+  return new Promise(() => {});
+};

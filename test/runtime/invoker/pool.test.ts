@@ -1,0 +1,427 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { build } from 'esbuild';
+import { expect, test, vi } from 'vitest';
+import type { InvokerState } from '../../../runtime/invoker/invoker.ts';
+import { openPool } from '../../../runtime/invoker/pool.ts';
+import { identify } from '../../../runtime/process/identity.ts';
+import {
+  eventOf,
+  faultOf,
+  handlers,
+  openFixture,
+  returned,
+  startFixture,
+  testInvoker,
+} from '../../contracts/invoker.ts';
+import { temporaryFolder } from '../../support/folder.ts';
+
+testInvoker(openPool, { loadedByNode: true });
+
+const mebibyte = 1024 * 1024;
+const gone = (pid: number) => vi.waitFor(() => expect(identify(pid)).toBeUndefined(), { timeout: 5_000 });
+const pidOf = (value: unknown) => (value as { pid: number }).pid;
+
+/** Every process below this one, by pid, with its command line. */
+function descendants(): { pid: number; command: string }[] {
+  const found: { pid: number; command: string }[] = [];
+  const look = (pid: number) => {
+    let children: string[];
+    try {
+      children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean);
+    } catch {
+      return;
+    }
+    for (const child of children.map(Number)) {
+      try {
+        found.push({
+          pid: child,
+          command: readFileSync(`/proc/${child}/cmdline`, 'utf8').replaceAll('\0', ' '),
+        });
+      } catch {
+        continue;
+      }
+      look(child);
+    }
+  };
+  look(process.pid);
+  return found;
+}
+const handlerProcesses = () => descendants().filter(({ command }) => command.includes('invoker/child'));
+
+test('a handler process sees Lambda’s variables and its own, from the first import on, and none of the host’s', async () => {
+  vi.stubEnv('SECRET_OF_THE_HOST', 'hidden');
+  const env = { OWN: 'value', AWS_LAMBDA_FUNCTION_NAME: 'forged' };
+  const { call } = await startFixture(openPool, 'environment', { env, concurrency: 4 });
+  const seen = returned(await call({})) as { atImport: Record<string, string>; cwd: string; hour: number };
+  expect(seen.atImport).toEqual({
+    OWN: 'value',
+    PATH: process.env['PATH'],
+    HOME: '/tmp',
+    LANG: process.env['LANG'] ?? 'C.UTF-8',
+    TZ: 'UTC',
+    AWS_REGION: 'us-east-1',
+    AWS_DEFAULT_REGION: 'us-east-1',
+    AWS_EXECUTION_ENV: 'AWS_Lambda_nodejs24.x',
+    AWS_LAMBDA_FUNCTION_NAME: 'door',
+    AWS_LAMBDA_FUNCTION_VERSION: 'c0ffeec0ffee',
+    AWS_LAMBDA_FUNCTION_MEMORY_SIZE: '128',
+    AWS_LAMBDA_INITIALIZATION_TYPE: 'on-demand',
+    AWS_LAMBDA_LOG_FORMAT: 'JSON',
+    AWS_LAMBDA_LOG_GROUP_NAME: '/aws/lambda/default/door',
+    AWS_LAMBDA_LOG_STREAM_NAME: expect.stringMatching(
+      /^\d{4}\/\d\d\/\d\d\/\[c0ffeec0ffee\][0-9a-f]{32}$/,
+    ) as string,
+    AWS_LAMBDA_MAX_CONCURRENCY: '4',
+    LAMBDA_TASK_ROOT: `${handlers}environment`,
+    LAMBDA_RUNTIME_DIR: `${handlers}environment`,
+    _HANDLER: 'index.handler',
+  });
+  expect(seen.cwd).toBe(`${handlers}environment`);
+  expect(seen.hour).toBe(0);
+});
+
+test('secrets of spec.env are not in what /proc shows of the process’s start', async () => {
+  const { call } = await startFixture(openPool, 'neighbours', { env: { TOKEN: 'very-secret-value' } });
+  const pid = pidOf(returned(await call({})));
+  expect(readFileSync(`/proc/${pid}/environ`, 'utf8')).not.toContain('very-secret-value');
+  expect(readFileSync(`/proc/${pid}/cmdline`, 'utf8')).not.toContain('very-secret-value');
+});
+
+test('a variable that the handler changes is changed in its process alone', async () => {
+  const fixture = await startFixture(openPool, 'environment');
+  await fixture.call({ set: 'yes' });
+  expect(returned(await fixture.call({}))).toMatchObject({ now: { CHANGED: 'yes' } });
+  expect(process.env['CHANGED']).toBeUndefined();
+  const other = await startFixture(openPool, 'environment');
+  expect(returned(await other.call({}))).not.toHaveProperty('now.CHANGED');
+});
+
+test('TZ, and what Node reads only as it starts, can be set by spec.env', async () => {
+  const env = { TZ: 'Asia/Tokyo', NODE_OPTIONS: '--title=from-node-options' };
+  const { call } = await startFixture(openPool, 'environment', { env });
+  expect(returned(await call({}))).toMatchObject({ hour: 9, now: { NODE_OPTIONS: env.NODE_OPTIONS } });
+});
+
+test('nodejs22.x runs in Node 22, with the same answers', async () => {
+  const { call } = await startFixture(openPool, 'environment', { runtime: 'nodejs22.x' });
+  expect(returned(await call({}))).toMatchObject({ now: { AWS_EXECUTION_ENV: 'AWS_Lambda_nodejs22.x' } });
+  const permanent = await startFixture(openPool, 'permanent', { runtime: 'nodejs22.x' });
+  expect(await permanent.call({})).toMatchObject({ kind: 'threw', fault: { code: 'PermanentError' } });
+  const commonjs = await startFixture(openPool, 'commonjs', { runtime: 'nodejs22.x' });
+  expect(returned(await commonjs.call({}))).toMatchObject({ permanent: true });
+});
+
+test('a stack of bundled code points into its source', async () => {
+  const root = await temporaryFolder();
+  await build({
+    entryPoints: [join(handlers, 'source-map/source.ts')],
+    outfile: join(root, 'index.mjs'),
+    bundle: true,
+    minify: true,
+    platform: 'node',
+    format: 'esm',
+    sourcemap: 'linked',
+    logLevel: 'silent',
+  });
+  const { call } = await startFixture(openPool, 'ok', { root });
+  const { stack } = faultOf(await call({ open: false }));
+  expect(stack?.join('\n')).toMatch(/source\.ts:6:/);
+});
+
+test('a handler that spins is timed out at its deadline, and the next event runs', async () => {
+  const { call, record, restarts } = await startFixture(openPool, 'spins', { timeoutMs: 300 });
+  const begun = Date.now();
+  const outcome = await call({});
+  expect(outcome.kind).toBe('timedOut');
+  expect(Date.now() - begun).toBeGreaterThanOrEqual(300);
+  expect(outcome.report.durationMs).toBeLessThan(1_500);
+  expect((await record(({ message }) => message === 'about to spin')).requestId).toBe(
+    outcome.report.requestId,
+  );
+  const next = await call({ not: true }, { deadline: Date.now() + 10_000 });
+  expect(returned(next)).toBe('did not spin');
+  expect(next.report.coldStart).toBe(true);
+  expect(restarts).toEqual(['timeout']);
+});
+
+test('the process of a timed-out invocation is gone, and what it forked with it', async () => {
+  const { call, record } = await startFixture(openPool, 'forks', { timeoutMs: 400 });
+  const before = handlerProcesses();
+  expect((await call({ hang: true })).kind).toBe('timedOut');
+  const { message } = await record(({ source }) => source === 'handler');
+  await gone(pidOf(JSON.parse(message)));
+  await gone(before[0]!.pid);
+});
+
+test('neighbours of a timed-out invocation may end within the grace', async () => {
+  const { call } = await startFixture(openPool, 'never-returns', {
+    timeoutMs: 300,
+    concurrency: 2,
+    graceMs: 5_000,
+  });
+  const late = call({ wait: 500 }, { deadline: Date.now() + 10_000 });
+  expect((await call({})).kind).toBe('timedOut');
+  expect(returned(await late)).toBe('waited');
+});
+
+test('neighbours that cannot end within the grace are handed back, not failed', async () => {
+  const options = { timeoutMs: 300, concurrency: 2, graceMs: 100 };
+  const { call } = await startFixture(openPool, 'neighbours', options);
+  const neighbour = call({ wait: 5_000 }, { deadline: Date.now() + 10_000 });
+  expect((await call({ spin: true })).kind).toBe('timedOut');
+  expect(await neighbour).toMatchObject({ kind: 'returnedUnrun', fault: { code: 'Runtime.Drained' } });
+  expect(returned(await call({}, { deadline: Date.now() + 10_000 }))).toHaveProperty('pid');
+});
+
+test('a process that exits fails its invocation with the exit code, keeps its last words, and is replaced', async () => {
+  const fixture = await startFixture(openPool, 'exits');
+  const outcome = await fixture.call({});
+  expect(outcome).toMatchObject({ kind: 'crashed', suspects: 1, fault: { code: 'Runtime.ExitError' } });
+  expect(faultOf(outcome).message).toContain('exit code 7');
+  expect((await fixture.record(({ message }) => message === 'said before the exit')).requestId).toBe(
+    outcome.report.requestId,
+  );
+  expect((await fixture.call({})).kind).toBe('crashed');
+  expect(fixture.restarts).toEqual(['crash', 'crash']);
+});
+
+test('a process that aborts is told by its signal', async () => {
+  const { call } = await startFixture(openPool, 'aborts');
+  const outcome = await call({});
+  expect(outcome).toMatchObject({ kind: 'crashed', fault: { code: 'Runtime.ExitError' } });
+  expect(faultOf(outcome).message).toContain('SIGABRT');
+});
+
+test('an unhandled rejection and an uncaught exception end the process and are told by name', async () => {
+  const { call } = await startFixture(openPool, 'unhandled');
+  const rejection = await call({});
+  expect(rejection).toMatchObject({
+    kind: 'crashed',
+    fault: { code: 'Runtime.UnhandledPromiseRejection', message: 'Error: nobody looked' },
+  });
+  expect(faultOf(rejection).stack?.join('\n')).toContain('handlers/unhandled/index.mjs');
+  const exception = await call({ exception: true });
+  expect(exception).toMatchObject({
+    kind: 'crashed',
+    fault: { code: 'RangeError', message: 'out of the blue' },
+  });
+});
+
+test('all that were in flight when a process died are suspects', async () => {
+  const { call } = await startFixture(openPool, 'neighbours', { concurrency: 3 });
+  const outcomes = await Promise.all([call({ wait: 5_000 }), call({ wait: 5_000 }), call({ exit: 50 })]);
+  for (const outcome of outcomes) expect(outcome).toMatchObject({ kind: 'crashed', suspects: 3 });
+});
+
+test('alone: an invocation gets a process of its own, which ends with it', async () => {
+  const { call } = await startFixture(openPool, 'neighbours', { concurrency: 4 });
+  const pooled = pidOf(returned(await call({})));
+  const alone = await call({}, { alone: true });
+  const pid = pidOf(returned(alone));
+  expect(pid).not.toBe(pooled);
+  expect(alone.report.coldStart).toBe(true);
+  await gone(pid);
+  const dead = await call({ exit: 1 }, { alone: true });
+  expect(dead).toMatchObject({ kind: 'crashed', suspects: 1 });
+  expect(pidOf(returned(await call({})))).toBe(pooled);
+});
+
+test('the least busy process gets the next invocation', async () => {
+  const { call } = await startFixture(openPool, 'neighbours', { processes: 2, concurrency: 4 });
+  await vi.waitFor(async () => {
+    const outcomes = await Promise.all([1, 2, 3, 4].map(() => call({ wait: 50 })));
+    const pids = outcomes.map((outcome) => pidOf(returned(outcome)));
+    expect(new Set(pids).size).toBe(2);
+    expect(pids.filter((pid) => pid === pids[0])).toHaveLength(2);
+  }, 10_000);
+});
+
+test('a spare takes the place of a process that ended, without waiting for a start', async () => {
+  const { call } = await startFixture(openPool, 'neighbours', { spareProcesses: 1 });
+  const spare = await vi.waitFor(async () => {
+    const [first, second] = handlerProcesses();
+    expect(second).toBeDefined();
+    const active = pidOf(returned(await call({})));
+    return first!.pid === active ? second!.pid : first!.pid;
+  }, 10_000);
+  // Ready, not only started: nothing tells, so a moment's invocations go by first.
+  await call({ wait: 1_500 });
+  expect((await call({ exit: 1 })).kind).toBe('crashed');
+  expect(pidOf(returned(await call({})))).toBe(spare);
+});
+
+test('a heap that runs out is told as out of memory, and the next event runs', async () => {
+  const { call, restarts } = await startFixture(openPool, 'heap', {
+    memoryBytes: 32 * mebibyte,
+    timeoutMs: 25_000,
+  });
+  expect(await call({})).toMatchObject({
+    kind: 'crashed',
+    suspects: 1,
+    fault: { code: 'Runtime.OutOfMemory' },
+  });
+  expect(restarts).toEqual(['crash']);
+});
+
+test('memory outside of the heap counts too: far over the limit the process is killed', async () => {
+  const { call } = await startFixture(openPool, 'buffers', { memoryBytes: 64 * mebibyte });
+  const outcome = await call({ mebibytes: 256, hold: 8_000 });
+  expect(outcome).toMatchObject({ kind: 'crashed', fault: { code: 'Runtime.OutOfMemory' } });
+  expect(outcome.report.maxMemoryMiB).toBeGreaterThan(64);
+});
+
+test('a process a little over its limit is replaced between two events, and neither fails', async () => {
+  const { call, restarts } = await startFixture(openPool, 'buffers', { memoryBytes: 160 * mebibyte });
+  const first = pidOf(returned(await call({ mebibytes: 160, hold: 1_200 })));
+  expect(pidOf(returned(await call({ mebibytes: 0 })))).not.toBe(first);
+  expect(restarts).toEqual(['memory']);
+  await gone(first);
+});
+
+test('closing or writing to descriptor 3 hurts only the process that does it', async () => {
+  for (const [name, said] of [
+    ['closes-fd3', 'closed descriptor 3'],
+    ['writes-fd3', 'wrote to descriptor 3'],
+  ] as const) {
+    const { call } = await startFixture(openPool, name);
+    const outcome = await call({});
+    expect(outcome, name).toMatchObject({ kind: 'crashed', fault: { code: 'Runtime.ExitError' } });
+    expect(faultOf(outcome).message).toContain(said);
+    expect((await call({})).kind, name).toBe('crashed');
+  }
+});
+
+test('a handler that breaks its own surroundings is stopped and started like any other', async () => {
+  const { call, invoker } = await startFixture(openPool, 'changes-console', { timeoutMs: 1_000 });
+  expect(returned(await call({}))).toBe('changed');
+  expect(['threw', 'timedOut', 'crashed']).toContain((await call({})).kind);
+  await invoker.drain(0);
+});
+
+test('a log line of 10 MB is cut, on console and on stdout alike, and the next lines arrive', async () => {
+  const { call, record } = await startFixture(openPool, 'logs');
+  await call({ big: 10_000_000, raw: 10_000_000 });
+  const logged = await record(({ source, message }) => source === 'handler' && message.startsWith('xxx'));
+  expect(logged.message).toHaveLength(65_536 + ' [9934464 more characters cut]'.length);
+  const raw = await record(({ source, message }) => source === 'stdout' && message.startsWith('rrr'));
+  expect(raw.message).toMatch(/^r{65536} \[9934464 more bytes cut\]$/);
+  await record(({ source, message }) => source === 'stdout' && message === 'after');
+});
+
+test('bytes on stderr that are no text do no harm', async () => {
+  const { call, record } = await startFixture(openPool, 'logs');
+  const { report } = await call({ garbage: true });
+  const line = await record(({ source, message }) => source === 'stderr' && message === 'hi');
+  expect(line).toMatchObject({ level: 'WARN', requestId: report.requestId });
+});
+
+test('everything logged before process.exit arrives, however much', async () => {
+  const { call, records } = await startFixture(openPool, 'logs');
+  expect((await call({ flood: 20_000, exit: true })).kind).toBe('crashed');
+  expect(records.filter(({ message }) => message.startsWith('line '))).toHaveLength(20_000);
+});
+
+test('AWS_LAMBDA_LOG_LEVEL keeps lower levels back', async () => {
+  const { call, records } = await startFixture(openPool, 'logs', { env: { AWS_LAMBDA_LOG_LEVEL: 'WARN' } });
+  await call({ levels: true });
+  expect(records.filter(({ source }) => source === 'handler').map(({ level }) => level)).toEqual([
+    'WARN',
+    'ERROR',
+  ]);
+});
+
+test('megabytes go in and out whole, beside small ones', async () => {
+  const { call } = await startFixture(openPool, 'echo', { concurrency: 16, memoryBytes: 512 * mebibyte });
+  const text = 'ä1234567'.repeat(500_000);
+  const outcomes = await Promise.all([call(text), call('small'), call(text), call([1])]);
+  expect(outcomes.map((outcome) => JSON.stringify(returned(outcome)).length)).toEqual([
+    4_000_002, 7, 4_000_002, 3,
+  ]);
+});
+
+test('what does not fit into one invocation is refused, not sent', async () => {
+  const { invoker } = await startFixture(openPool, 'ok');
+  const events = [1, 2].map(() => eventOf(Buffer.alloc(8 * mebibyte)));
+  const outcome = await invoker.invoke({ events, deadline: Date.now() + 5_000 });
+  expect(outcome).toMatchObject({ kind: 'threw', retryable: false, fault: { code: 'TooLarge' } });
+});
+
+test.for([
+  ['slow-import', 'Runtime.InitTimeout', 'longer than 200 ms'],
+  ['spins-at-import', 'Runtime.InitTimeout', 'longer than 200 ms'],
+  ['exits-at-import', 'Runtime.ExitError', 'exit code 5 while the module'],
+] as const)('refuses to start %s: %s', async ([name, code, said]) => {
+  const { invoker } = openFixture(openPool, name, { initTimeoutMs: 200 });
+  await expect(invoker.start()).rejects.toMatchObject({
+    code,
+    message: expect.stringContaining(said) as string,
+  });
+  expect(invoker.state).toMatchObject({ ready: false, reason: code });
+});
+
+test('processes that die idle again and again are restarted ever more slowly, and the state says why', async () => {
+  const fixture = openFixture(openPool, 'dies-idle');
+  const states: InvokerState[] = [];
+  fixture.invoker.onState((state) => states.push(state));
+  await fixture.invoker.start();
+  const waits: number[] = [];
+  for (let loop = 1; loop <= 3; loop++) {
+    const isLoop = (record: { message: string }) => record.message === 'handler process ended while idle';
+    await fixture.record((record) => isLoop(record) && !waits.includes(record['retryInMs'] as number));
+    waits.splice(
+      0,
+      waits.length,
+      ...fixture.records.filter(isLoop).map((record) => record['retryInMs'] as number),
+    );
+  }
+  expect(waits[0]).toBeLessThanOrEqual(100);
+  expect(waits[2]).toBeGreaterThanOrEqual(200);
+  expect(states).toContainEqual({
+    ready: false,
+    reason: 'Runtime.ExitError',
+    message: 'the handler process ended with exit code 9',
+  });
+});
+
+test('nothing lives after drain: a process that ignores SIGTERM, its children, a spare', async () => {
+  const stubborn = await startFixture(openPool, 'ignores-sigterm', { spareProcesses: 1, processes: 2 });
+  const forks = await startFixture(openPool, 'forks');
+  await stubborn.call({});
+  const child = pidOf(returned(await forks.call({ inherit: true })));
+  const all = [child, ...handlerProcesses().map(({ pid }) => pid)];
+  expect(all.length).toBeGreaterThanOrEqual(3);
+  await Promise.all([stubborn, forks].map(({ invoker }) => invoker.drain(Date.now() + 5_000)));
+  for (const pid of all) await gone(pid);
+  expect(handlerProcesses()).toEqual([]);
+});
+
+test('what a process forked does not outlive its exit', async () => {
+  const { call, record } = await startFixture(openPool, 'forks');
+  expect((await call({ exit: true, inherit: true })).kind).toBe('crashed');
+  await gone(pidOf(JSON.parse((await record(({ source }) => source === 'handler')).message)));
+});
+
+test('a process may tidy up at SIGTERM when it is drained', async () => {
+  const { call, invoker, record } = await startFixture(openPool, 'tidies-up');
+  await call({});
+  await invoker.drain(Date.now() + 5_000);
+  await record(({ message }) => message === 'tidied up');
+});
+
+test('drain while the first process is starting ends it', async () => {
+  const { invoker } = openFixture(openPool, 'slow-import');
+  const started = invoker.start();
+  await invoker.drain(Date.now() + 5_000);
+  await expect(started).rejects.toMatchObject({ code: 'Runtime.Drained' });
+  expect(handlerProcesses()).toEqual([]);
+});
+
+test('an invocation that finds no process by its deadline is not blamed', async () => {
+  const { call } = openFixture(openPool, 'ok', { timeoutMs: 50 });
+  expect(await call({})).toMatchObject({
+    kind: 'crashed',
+    suspects: 0,
+    fault: { code: 'Runtime.StartError' },
+  });
+});
