@@ -161,8 +161,10 @@ function detail(letter: DeadLetter, now: number): string {
     ['age', age(now - Date.parse(letter.time))],
     ...Object.entries(headers).map(([name, value]): [string, string] => [`header ${name}`, value]),
   ]);
-  const stack = [`${fault.code}: ${fault.message}`, ...(fault.stack ?? [])].join('\n');
-  return [head, stack, text ?? `${data} (base64)`].join('\n\n');
+  const title = `${fault.code}: ${fault.message}`;
+  // A handler's stack begins with the title.
+  const stack = fault.stack?.join('\n').startsWith(title) ? fault.stack : [title, ...(fault.stack ?? [])];
+  return [head, stack.join('\n'), text ?? `${data} (base64)`].join('\n\n');
 }
 
 const errorOf = ({ fault }: DeadLetterEntry): string => `${fault.code}: ${fault.message.split('\n')[0]}`;

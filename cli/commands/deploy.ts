@@ -162,7 +162,10 @@ function withPackage(
 
 function manifestOf(folder: string): string {
   const found = manifestNames.map((name) => join(folder, name)).find((path) => existsSync(path));
-  if (found !== undefined) return relative(process.cwd(), found) || found;
+  if (found !== undefined) {
+    const short = relative(process.cwd(), found);
+    return short.startsWith('..') ? found : short;
+  }
   throw new Failure(exitCodes.usage, `${folder} has no ${manifestNames[0]}`, { code: 'NoManifest' });
 }
 

@@ -32,7 +32,6 @@ const countedDeadLetters = 1000;
 
 interface Live {
   readonly triggers?: readonly { name: string; ready: boolean; reason: string; message: string }[];
-  readonly inFlight?: number;
   readonly deadLetters?: number;
   /** Why the site could not be asked. */
   readonly problem?: string;
@@ -45,7 +44,6 @@ async function liveOf(gateway: Gateway, { metadata }: FunctionObject): Promise<L
     const deadLetters = await gateway.deadLetters(metadata, countedDeadLetters).catch(() => undefined);
     return {
       triggers: status.triggers ?? [],
-      inFlight: status.inFlight,
       ...(deadLetters && { deadLetters: deadLetters.length }),
     };
   } catch (error) {
@@ -72,7 +70,6 @@ function describe(object: FunctionObject, live: Live | undefined, url: string | 
       ],
       ['Retry', `${spec.retry.maxAttempts} attempts, for at most ${spec.retry.maxAgeSeconds} s`],
       ['Package', packageText(object)],
-      ...(live?.inFlight === undefined ? [] : [['In flight', String(live.inFlight)] as const]),
       ...(live?.deadLetters === undefined
         ? []
         : [['Dead letters', deadLettersText(metadata.name, live.deadLetters)] as const]),

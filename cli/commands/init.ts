@@ -93,7 +93,7 @@ async function copyTemplate(
   const annotations =
     trigger === 'jetstream' ? `  annotations:\n    ${createStreamsAnnotation}: 'true'\n` : '';
   const text = (await readFile(manifest, 'utf8')).replace(/^spec:$/m, `${annotations}spec:`);
-  await writeFile(manifest, text + triggerText);
+  await writeFile(manifest, text + triggerText.replaceAll(/^(?=.)/gm, '    '));
   // npm leaves .gitignore out of packages, so it travels under another name.
   await rename(join(folder, 'gitignore'), join(folder, '.gitignore'));
   for (const entry of await readdir(folder, { withFileTypes: true })) {

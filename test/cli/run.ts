@@ -48,6 +48,8 @@ export interface TestSite {
   readonly process: RunningProcess;
   /** With `--site`. */
   faas(args: readonly string[], options?: RunOptions): Promise<Ended>;
+  /** What it wrote to stdout; throws unless the exit code is 0. */
+  ok(args: readonly string[], options?: RunOptions): Promise<string>;
 }
 
 /** `faas up` in a folder of its own, on free ports. */
@@ -62,11 +64,17 @@ export async function startSite(
     { name: 'faas up', env: { ...process.env, ...options.env }, graceMs: 20_000, closing },
   );
   const info = JSON.parse(await up.line(/^\{"version"/)) as SiteInfo;
+  const onSite: TestSite['faas'] = (args, more) => faas(['--site', dir, ...args], more);
   return {
     dir,
     info,
     process: up,
-    faas: (args, more) => faas([...args, '--site', dir], more),
+    faas: onSite,
+    async ok(args, more) {
+      const { code, stdout, stderr } = await onSite(args, more);
+      if (code !== 0) throw new Error(`faas ${args.join(' ')} ended with exit code ${code}:\n${stderr}`);
+      return stdout;
+    },
   };
 }
 
@@ -85,3 +93,18 @@ export async function folderWith(
 
 export const manifest = (name: string, spec = ''): string =>
   `apiVersion: atoll.dev/v1alpha1\nkind: Function\nmetadata: { name: ${name} }\nspec:\n  handler: index.handler\n${spec}`;
+
+/** Answers whom it was called with, or fails as it was told. */
+export const greeterSource = `
+export const handler = async (event: { fail?: string; name?: string } | null, context: { awsRequestId: string }) => {
+  console.log('called', { name: event?.name });
+  if (event?.fail) {
+    throw new RangeError(event.fail);
+  }
+  return { hello: event?.name ?? 'nobody', requestId: context.awsRequestId };
+};
+`;
+
+/** A function's folder: function.yaml and index.ts. */
+export const functionFolder = (name: string, spec = '', source = greeterSource): Promise<string> =>
+  folderWith({ 'function.yaml': manifest(name, spec), 'index.ts': source });
