@@ -1,15 +1,10 @@
 /** What the hosts of a site agree on in ATOLL_STATE: leases, schedule ticks. JSON values, compare-and-set. */
 import { JetStreamApiCodes } from '@nats-io/jetstream';
-import { Kvm } from '@nats-io/kv';
 import type { KV } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/transport-node';
 import type { NatsLink } from './clients/nats.ts';
 import { AtollError } from './errors.ts';
-import { isApiError } from './streams.ts';
-
-export const stateBucket = 'ATOLL_STATE';
-/** Some entries have a time to live of their own; this is how long the trace of an ended one stays. */
-const markerTtlMs = 60_000;
+import { isApiError, openState, stateBucket } from './streams.ts';
 
 /** Every method rejects with AtollError NatsUnavailable or JetStreamUnavailable when the bucket cannot be asked. */
 export interface State {
@@ -35,8 +30,7 @@ export function openSharedState(link: NatsLink, options: { timeoutMs?: number } 
     if (connection === undefined)
       return Promise.reject(new AtollError('NatsUnavailable', link.state.message));
     if (opened?.connection !== connection) {
-      const kvm = new Kvm(connection);
-      opened = { connection, bucket: kvm.create(stateBucket, { history: 1, markerTTL: markerTtlMs }) };
+      opened = { connection, bucket: openState(connection) };
     }
     return opened.bucket;
   }

@@ -5,7 +5,7 @@ import type { NatsLink } from '../../runtime/clients/nats.ts';
 import { holdLease } from '../../runtime/lease.ts';
 import type { Lease } from '../../runtime/lease.ts';
 import { openLog } from '../../runtime/log.ts';
-import { stateBucket } from '../../runtime/state.ts';
+import { stateBucket } from '../../runtime/streams.ts';
 import { closeLater } from '../support/closing.ts';
 import { startNats } from '../support/nats.ts';
 

@@ -5,7 +5,7 @@ import type { TriggerSources } from '../../../crds/function.ts';
 import { AtollError } from '../../../runtime/errors.ts';
 import type { Delivery } from '../../../runtime/event.ts';
 import type { Inbox } from '../../../runtime/inbox.ts';
-import { stateBucket } from '../../../runtime/state.ts';
+import { stateBucket } from '../../../runtime/streams.ts';
 import { nextTick, openSchedule } from '../../../runtime/triggers/schedule.ts';
 import type { Clock } from '../../../runtime/triggers/schedule.ts';
 import type { Trigger } from '../../../runtime/triggers/trigger.ts';
