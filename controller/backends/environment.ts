@@ -86,7 +86,7 @@ async function fileOf(
     if ((await stat(real)).isFile()) return file;
     return refused(`${file} is not a file`);
   } catch (error) {
-    if (!isMissing(error)) throw error;
+    if (!isMissing(error)) return refused(`${file} cannot be read: ${(error as Error).message}`);
     return {
       reason: 'SecretNotFound',
       message: `${file} is missing: write the value into that file (mode 0600)`,

@@ -4,7 +4,7 @@ import type { MqttSettings } from '../../runtime/config.ts';
 import { faultOf } from '../../runtime/errors.ts';
 import type { Log } from '../../runtime/log.ts';
 import { forget, forgetSessionKey, type Living, type Swept } from '../../runtime/triggers/forget.ts';
-import { keyText, type Key, type Store } from '../stores/store.ts';
+import { UnreadableObjectError, type Store } from '../stores/store.ts';
 
 const sweepMs = 5 * 60_000;
 /** Changes come in groups: `faas apply -f FOLDER`. */
@@ -27,7 +27,6 @@ export interface Sweep {
 
 export function startSweep(options: SweepOptions): Sweep {
   const { store, link, log } = options;
-  const known = new Map<string, Key>();
   let soon: NodeJS.Timeout | undefined;
   let sweeping: Promise<void> = Promise.resolve();
   let stopped = false;
@@ -44,15 +43,12 @@ export function startSweep(options: SweepOptions): Sweep {
 
   async function sweep(): Promise<void> {
     if (stopped || !link.current()) return;
-    const living = await livingOf(store, known);
+    const living = await livingOf(store);
     if (living === undefined) return log.warn('no sweep while a Function cannot be read');
     await forgetSessions(await forget(living, options), options);
   }
 
-  const stopWatching = store.watch((key) => {
-    known.set(keyText(key), key);
-    sweepSoon();
-  });
+  const stopWatching = store.watch(sweepSoon);
   const stopListening = link.onState(({ connected }) => {
     if (connected) sweepSoon();
   });
@@ -73,22 +69,19 @@ export function startSweep(options: SweepOptions): Sweep {
  * Undefined when one that is stored cannot be read: its events must not be taken for those of a deleted Function.
  * So each key is asked for, since `list` leaves such a one out.
  */
-async function livingOf(store: Store, known: Map<string, Key>): Promise<Living[] | undefined> {
+async function livingOf(store: Store): Promise<Living[] | undefined> {
   const living: Living[] = [];
-  try {
-    for (const [text, key] of [...known]) {
-      const object = await store.get(key);
-      if (!object) {
-        known.delete(text);
-        continue;
-      }
-      const { namespace, name, uid } = object.metadata;
-      living.push({ namespace, name, uid, triggers: object.spec.triggers.map((trigger) => trigger.name) });
-    }
-    return living;
-  } catch {
-    return undefined;
+  for (const key of await store.keys()) {
+    const object = await store.get(key).catch((error: unknown) => {
+      if (error instanceof UnreadableObjectError) return 'unreadable' as const;
+      throw error;
+    });
+    if (object === 'unreadable') return undefined;
+    if (!object) continue;
+    const { namespace, name, uid } = object.metadata;
+    living.push({ namespace, name, uid, triggers: object.spec.triggers.map((trigger) => trigger.name) });
   }
+  return living;
 }
 
 async function forgetSessions(

@@ -58,6 +58,7 @@ type Reading =
   | { readonly fingerprint: string; readonly problems: readonly string[] };
 
 const defaultNamespace = 'default';
+const unreadableCodes = new Set(['EACCES', 'EPERM', 'EISDIR', 'ELOOP']);
 
 export async function openDirectoryStore(options: DirectoryStoreOptions): Promise<Store> {
   const { log } = options;
@@ -96,9 +97,11 @@ export async function openDirectoryStore(options: DirectoryStoreOptions): Promis
       readings.set(keyText(key), reading);
       return reading;
     } catch (error) {
-      if (!isMissing(error)) throw error;
       readings.delete(keyText(key));
-      return undefined;
+      if (isMissing(error)) return undefined;
+      // It is this file's fault, which must not keep the others from being listed.
+      if (!unreadableCodes.has((error as NodeJS.ErrnoException).code ?? '')) throw error;
+      return { fingerprint: '', problems: [(error as Error).message] };
     }
   }
 
@@ -212,6 +215,7 @@ export async function openDirectoryStore(options: DirectoryStoreOptions): Promis
   return {
     get,
     put,
+    keys: (namespace) => listKeys(paths, namespace),
     async list(namespace) {
       const keys = await listKeys(paths, namespace);
       const objects = await Promise.all(

@@ -26,6 +26,8 @@ export interface Store extends Watchable {
   get(key: Key): Promise<FunctionObject | undefined>;
   /** Leaves out what cannot be read, or gives its last readable form. */
   list(namespace?: string): Promise<FunctionObject[]>;
+  /** Every key there is, also of what cannot be read. */
+  keys(namespace?: string): Promise<Key[]>;
   /**
    * Creates or replaces spec, labels and annotations; validates and fills defaults first. Bumps generation when the
    * spec changed. `metadata.resourceVersion`, when given, must be the current one, else AtollError Conflict.

@@ -151,6 +151,8 @@ export function testStore({ open }: StoreUnderTest): void {
         (await store.list(namespace)).map(({ metadata }) => keyText(metadata));
       expect(await keys()).toEqual(['default/hello', 'lab/hello']);
       expect(await keys('lab')).toEqual(['lab/hello']);
+      expect((await store.keys()).map(keyText)).toEqual(['default/hello', 'lab/hello']);
+      expect((await store.keys('lab')).map(keyText)).toEqual(['lab/hello']);
     });
 
     test('a watcher is told every key there is, then each that is made, changed or removed', async () => {

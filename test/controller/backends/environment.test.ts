@@ -80,10 +80,12 @@ test.each([
   ['a path for a name', { name: '../lab/robot', key: 'token' }],
   ['a link that leads out', { name: 'robot', key: 'link' }],
   ['a folder', { name: '.hidden', key: 'folder' }],
+  ['a link to itself', { name: 'robot', key: 'loop' }],
 ])('%s does not lead out of the secrets of the namespace, optional or not', async (_what, ref) => {
   const paths = await site();
   await writeFile(paths.s3, '{}');
   await symlink(paths.s3, paths.secretFile('default', 'robot', 'link'));
+  await symlink('loop', paths.secretFile('default', 'robot', 'loop'));
   await mkdir(paths.secretFile('default', '.hidden', 'folder'), { recursive: true });
   for (const optional of [true, false]) {
     expect(await environment(paths, secret({ ...ref, optional }))).toMatchObject({

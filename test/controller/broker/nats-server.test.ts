@@ -48,6 +48,7 @@ test('NATS, JetStream in the domain of the site, and MQTT answer on loopback', a
   const device = await mqtt.connectAsync(broker.mqtt.url, { protocolVersion: 4 });
   closeLater(() => device.endAsync());
   const heard = nats.subscribe('lab.door', { max: 1 });
+  await nats.flush();
   await device.publishAsync('lab/door', 'open', { qos: 1 });
   for await (const message of heard) expect(message.string()).toBe('open');
 });
@@ -122,6 +123,17 @@ test('what JetStream acknowledged is there after a kill -9 of the server, which 
   closeLater(() => after.close());
   const manager = await jetstreamManager(after);
   expect((await manager.streams.info('S')).state.messages).toBe(100);
+});
+
+test('a port that is taken between looking and binding is replaced by another', async () => {
+  const dir = await temporaryFolder();
+  const real = await requireTool('nats-server');
+  const late = join(dir, 'nats-server');
+  const once = `[ -e "${dir}/tried" ] || { touch "${dir}/tried"; echo "bind: address already in use" >&2; exit 1; }`;
+  await writeFile(late, `#!/bin/sh\n${once}\nexec "${real}" "$@"\n`, { mode: 0o755 });
+  const broker = await start(dir, { command: late });
+  const nats = await connect({ servers: broker.nats.url });
+  await nats.close();
 });
 
 test('its files are only for the owner', async () => {

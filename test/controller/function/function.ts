@@ -51,7 +51,6 @@ export function host(status: Partial<HostFunctionStatus> = {}): HostFunctionStat
     package: ready,
     handler: ready,
     triggers: [],
-    inFlight: 0,
     ...status,
   };
 }

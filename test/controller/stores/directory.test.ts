@@ -1,6 +1,6 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { openDirectoryStore } from '../../../controller/stores/directory.ts';
@@ -114,6 +114,17 @@ test('one unreadable file takes no other away from the list, and not itself whil
     (await from.list()).map(({ metadata }) => metadata.name);
   expect(await names(store)).toEqual(['hello', 'other']);
   expect(await names(await openDirectoryStore({ dir }))).toEqual(['other']);
+  expect((await store.keys()).map(({ name }) => name)).toEqual(['hello', 'other']);
+});
+
+test('what is no file at all takes no other away from the list', async () => {
+  const { store, dir, file } = await opened();
+  await store.put(manifest('other'));
+  await mkdir(file);
+  await symlink('loop.yaml', join(dir, 'functions', 'default', 'loop.yaml'));
+  expect((await store.list()).map(({ metadata }) => metadata.name)).toEqual(['other']);
+  await expect(store.get(hello)).rejects.toBeInstanceOf(UnreadableObjectError);
+  await expect(store.get({ ...hello, name: 'loop' })).rejects.toBeInstanceOf(UnreadableObjectError);
 });
 
 test('put repairs an unreadable file, and it stays the same Function', async () => {
@@ -181,7 +192,6 @@ test('what fs.watch does not tell is found by looking now and then', async () =>
 });
 
 async function linked(store: Store, dir: string, elsewhere: string): Promise<Store> {
-  const { symlink } = await import('node:fs/promises');
   await symlink(elsewhere, join(dir, 'functions', 'default'));
   return store;
 }
