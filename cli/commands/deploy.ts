@@ -27,7 +27,11 @@ export const command = defineCommand({
       value: 'FILE',
       describe: `The manifest; else ${manifestNames[0]} in DIR. Of several Functions each is built from DIR`,
     },
-    wait: { type: 'boolean', default: true, describe: 'Wait until the new code answers' },
+    wait: {
+      type: 'boolean',
+      default: true,
+      describe: 'Wait until the new code answers; --no-wait returns when it is declared',
+    },
     'dry-run': { type: 'boolean', default: false, describe: 'Build and check; upload and change nothing' },
     timeout: {
       type: 'number',
