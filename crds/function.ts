@@ -323,7 +323,7 @@ const Package = Type.Object(
       Type.String({
         minLength: 1,
         maxLength: 65536,
-        description: "The handler module's source itself (ECMAScript module), at most 64 KiB.",
+        description: "The handler module's source itself, ECMAScript or CommonJS, at most 64 KiB.",
       }),
     ),
   },

@@ -124,10 +124,14 @@ const units: Record<string, number> = {
 
 /** Bytes of a Kubernetes quantity that fits the schema of spec.memory, fractions of a byte rounded up. */
 export function memoryBytes(quantity: string): number {
+  return Math.ceil(exactBytes(quantity));
+}
+
+function exactBytes(quantity: string): number {
   const [, number = '', unit = ''] = /^([0-9.]+)([A-Za-z]*)$/.exec(quantity) ?? [];
   const factor = units[unit];
   if (!number || factor === undefined) throw new RangeError(`"${quantity}" is not a quantity such as 128Mi`);
-  return Math.ceil(Number(number) * factor);
+  return Number(number) * factor;
 }
 
 const hasZone = (timeZone: string): boolean => {
@@ -159,7 +163,7 @@ export const rules: readonly Rule[] = [
     'spec.memory',
     `quantity(self).compareTo(quantity('${memoryMin}')) >= 0 && quantity(self).compareTo(quantity('${memoryMax}')) <= 0`,
     `must be from ${memoryMin} to ${memoryMax}`,
-    (self) => memoryBytes(self) >= memoryBytes(memoryMin) && memoryBytes(self) <= memoryBytes(memoryMax),
+    (self) => exactBytes(self) >= exactBytes(memoryMin) && exactBytes(self) <= exactBytes(memoryMax),
   ),
 
   exactlyOne('spec.package', ['uri', 'inline']),

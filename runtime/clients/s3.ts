@@ -13,7 +13,7 @@ import { AtollError } from '../errors.ts';
 
 const connectTimeoutMs = 3_000;
 /** Without a byte either way for this long, the store counts as away. */
-const idleTimeoutMs = 15_000;
+const idleTimeoutMs = 10_000;
 /** Whoever calls tries again later by itself, so the client does not insist. */
 const maxAttempts = 2;
 /** After this the credentials file is read again. */
@@ -148,14 +148,9 @@ function errorOf(error: unknown, uri: string, endpoint: string): AtollError {
       cause: error,
     });
   }
-  const why = status === undefined ? (code ?? name) : `status ${status}, ${name}`;
-  return new AtollError(
-    'PackageUnavailable',
-    `${uri} at ${endpoint}: ${why}${message ? `: ${message}` : ''}`,
-    {
-      cause: error,
-    },
-  );
+  const answer = status === undefined ? (code ?? name) : `status ${status}, ${name}`;
+  const why = name === 'TimeoutError' ? 'no answer in time' : [answer, message].filter(Boolean).join(': ');
+  return new AtollError('PackageUnavailable', `${uri} at ${endpoint}: ${why}`, { cause: error });
 }
 
 interface Credentials {

@@ -230,7 +230,7 @@ export const bad: BadCase[] = [
     path: 'spec.handler',
     says: '<file',
   })),
-  ...['31Mi', '10.5Gi', '33554431', '0', '11G'].map((memory) => ({
+  ...['31Mi', '31.999999999Mi', '10.5Gi', '33554431', '0', '11G'].map((memory) => ({
     what: `memory ${memory}`,
     spec: { memory },
     path: 'spec.memory',
