@@ -73,7 +73,6 @@ export interface HostFunctionStatus {
     readonly reason: string;
     readonly message: string;
   }[];
-  readonly inFlight: number;
 }
 
 export type HostStatusLine =

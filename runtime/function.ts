@@ -105,7 +105,6 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
           message: 'opened when the handler is ready',
         }),
       })),
-      inFlight: flow.inFlight,
     });
   }
 

@@ -39,7 +39,6 @@ export interface Flow {
   use(invoker: Invoker, spec: FunctionSpec, version: string): void;
   /** Pulls from the trigger until it ends. Resolves when it ended and all its deliveries are settled. */
   pump(name: string, trigger: Trigger, batch?: BatchOptions): Promise<void>;
-  readonly inFlight: number;
 }
 
 interface Version {
@@ -306,9 +305,6 @@ export function openFlow(options: FlowOptions): Flow {
         });
         demand();
       });
-    },
-    get inFlight() {
-      return busy;
     },
   };
 }

@@ -46,7 +46,10 @@ export function openServer(listen: RuntimeConfig['listen'], log: Log): Server {
 
   function failed(error: unknown, response: ServerResponse): void {
     if (error instanceof AtollError) {
-      return answerError(response, error.code === 'TooLarge' ? 413 : 400, error.code, error.message);
+      // What is still to come of such a body is not read.
+      if (error.code === 'TooLarge')
+        return answerError(response, 413, error.code, error.message, { connection: 'close' });
+      return answerError(response, 400, error.code, error.message);
     }
     log.error({ err: error }, 'request failed');
     answerError(response, 500, 'Internal', "internal error: the host's log has it");
@@ -126,7 +129,8 @@ export async function readBody(request: IncomingMessage): Promise<Buffer> {
   const chunks: Buffer[] = [];
   let size = 0;
   if (declared <= maxPayloadBytes) {
-    for await (const chunk of request as AsyncIterable<Buffer>) {
+    // Leaving the loop must not cut the connection: the refusal goes out on it.
+    for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
       size += chunk.length;
       if (size > maxPayloadBytes) break;
       chunks.push(chunk);

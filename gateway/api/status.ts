@@ -1,6 +1,6 @@
 /**
  * GET …/status: the Function's status as the store has it, with the triggers' state as the hosts tell it now.
- * Shape: FunctionStatus & { namespace, name, generation, inFlight?, hosts, problem? }.
+ * Shape: FunctionStatus & { namespace, name, generation, hosts, problem? }.
  */
 import type { FastifyInstance } from 'fastify';
 import type { FunctionStatus, TriggerStatus } from '../../crds/function.ts';
@@ -15,7 +15,6 @@ export interface LiveStatus extends FunctionStatus {
   name: string;
   generation: number;
   /** Of all hosts. */
-  inFlight: number;
   hosts: readonly HostFunctionStatus[];
   /** Why nothing can be observed, when that is so. */
   problem?: { readonly reason: string; readonly message: string };
@@ -42,7 +41,6 @@ export function statusRoute(
         generation: metadata.generation,
         ...status,
         ...(triggers && { triggers }),
-        inFlight: hosts.reduce((sum, host) => sum + host.inFlight, 0),
         hosts,
         ...(observed?.problem && { problem: observed.problem }),
       };

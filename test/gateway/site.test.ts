@@ -505,7 +505,6 @@ describe('the control API', () => {
       namespace: 'default',
       name: 'echo',
       generation: 1,
-      inFlight: 0,
       hosts: [{ name: 'echo', handler: { ready: true } }],
     });
     const { triggers } = JSON.parse(answer.body) as { triggers: { name: string; ready: boolean }[] };
