@@ -95,10 +95,10 @@ function openLossy(source: MqttSource, context: TriggerContext, timing: MqttTimi
   let patient = true;
   const session = openSharedSession(source, context, timing, {
     mayConnect(turn, connected) {
+      if (turn.kind === 'theirs') return false;
       // A lease that merely slipped is no reason to miss messages.
-      if (turn.kind === 'unknown') return connected;
-      if (turn.kind === 'unavailable') return !patient || turn.fault.code !== 'NatsUnavailable';
-      return turn.kind !== 'theirs';
+      if (connected || turn.kind === 'ours' || turn.kind === 'alone') return true;
+      return turn.kind === 'unavailable' && (turn.fault.code !== 'NatsUnavailable' || !patient);
     },
     obstacle: () => undefined,
     link: {

@@ -6,7 +6,7 @@ import { AtollError } from '../../../runtime/errors.ts';
 import type { Delivery } from '../../../runtime/event.ts';
 import type { Inbox } from '../../../runtime/inbox.ts';
 import { stateBucket } from '../../../runtime/streams.ts';
-import { nextTick, openSchedule } from '../../../runtime/triggers/schedule.ts';
+import { nextTick, openSchedule, systemClock } from '../../../runtime/triggers/schedule.ts';
 import type { Clock } from '../../../runtime/triggers/schedule.ts';
 import type { Trigger } from '../../../runtime/triggers/trigger.ts';
 import { closeLater } from '../../support/closing.ts';
@@ -425,6 +425,23 @@ describe('delivery AtLeastOnce', () => {
 });
 
 describe('delivery AtMostOnce', () => {
+  test('it runs on the real clock too', async () => {
+    const { trigger, untilState } = await openTrigger(
+      { every: '100ms', delivery: 'AtMostOnce' },
+      systemClock,
+      {},
+    );
+    await untilState({ ready: true });
+    const deliveries = trigger.deliveries()[Symbol.asyncIterator]();
+    for (let n = 0; n < 3; n++) {
+      const { value } = (await deliveries.next()) as { value: Delivery };
+      const tick = Date.parse(value.event.id.replace(/^tick:/, ''));
+      expect(tick % 100).toBe(0);
+      expect(value.event.time).toBeGreaterThanOrEqual(tick);
+      await value.settle({ kind: 'done' });
+    }
+  });
+
   test('without NATS its ticks wait in the host, and a failed one comes again', async () => {
     const clock = new ManualClock(noon);
     const { trigger, untilState } = await openTrigger({ every: '1m', delivery: 'AtMostOnce' }, clock, {});
