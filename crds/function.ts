@@ -333,10 +333,13 @@ const Package = Type.Object(
   },
 );
 
+/** Where no smaller limit has a meaning: beyond these JavaScript and Go disagree on what an integer is. */
+const wholeNumber = { minimum: 0, maximum: Number.MAX_SAFE_INTEGER };
 const intOrString = (description: string) =>
   Type.Unsafe<number | string>({
     'x-kubernetes-int-or-string': true,
     anyOf: [{ type: 'integer' }, { type: 'string' }],
+    ...wholeNumber,
     description,
   });
 const quantities = (description: string) =>
@@ -366,7 +369,7 @@ const Placement = Type.Object(
               choice(['NoSchedule', 'PreferNoSchedule', 'NoExecute'], { description: 'Taint effect.' }),
             ),
             tolerationSeconds: optional(
-              Type.Integer({ description: 'How long a NoExecute taint is tolerated.' }),
+              Type.Integer({ ...wholeNumber, description: 'How long a NoExecute taint is tolerated.' }),
             ),
           },
           strict,

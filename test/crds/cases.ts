@@ -561,6 +561,12 @@ export const bad: BadCase[] = [
     says: 'a string, not the number 1',
   },
   {
+    what: 'a quantity beyond all integers',
+    spec: { pod: { resources: { limits: { cpu: 1e300 } } } },
+    path: 'spec.pod.resources.limits.cpu',
+    says: 'from 0 to 9007199254740991',
+  },
+  {
     what: 'a boolean quantity',
     spec: { pod: { resources: { limits: { cpu: true } } } },
     path: 'spec.pod.resources.limits.cpu',
