@@ -6,7 +6,7 @@ import { writeSync } from 'node:fs';
 import { flushCompileCache, registerHooks } from 'node:module';
 import { Socket } from 'node:net';
 import { captureConsole } from './console.ts';
-import { factsOf, openContext, type FunctionFacts } from './handler-context.ts';
+import { abort, factsOf, HandlerContext, type FunctionFacts } from './handler-context.ts';
 import { batchEvent, handlerEvent } from './handler-event.ts';
 import { encodeResult, InvalidResponse } from './handler-result.ts';
 import { currentRequestId, invokeStore, runAs } from './invoke-store.ts';
@@ -32,7 +32,7 @@ const socketFd = 3;
 const blockedWriteMs = 2_000;
 
 const writer = new FrameWriter();
-const running = new Map<number, (reason: Error) => void>();
+const running = new Map<number, HandlerContext>();
 let userFunction: UserFunction;
 let facts: FunctionFacts;
 let region: string;
@@ -77,7 +77,7 @@ flush(true);
 
 function onFrame(type: number, id: number, payload: FrameReader): void {
   if (type === frameType.invoke) invoke(id, readInvoke(payload));
-  else if (type === frameType.cancel) running.get(id)?.(new Error(payload.restText()));
+  else if (type === frameType.cancel) cancel(id, payload.restText());
   else if (type === frameType.init) void init(jsonObject(payload.restText()) as unknown as Init);
 }
 
@@ -123,8 +123,8 @@ function invoke(id: number, call: Call): void {
   } catch (error) {
     return sendFault(id, { ...thrownFault(error), stack: [], retryable: false });
   }
-  const { context, abort } = openContext(facts, call);
-  running.set(id, abort);
+  const context = new HandlerContext(facts, call);
+  running.set(id, context);
   try {
     const returned = runAs(call.requestId, () => userFunction(event, context));
     if (typeof (returned as PromiseLike<unknown> | undefined | null)?.then !== 'function') {
@@ -137,6 +137,11 @@ function invoke(id: number, call: Call): void {
   } catch (error) {
     sendFault(id, thrownFault(error));
   }
+}
+
+function cancel(id: number, reason: string): void {
+  const context = running.get(id);
+  if (context !== undefined) abort(context, new Error(reason));
 }
 
 function sendResult(id: number, value: unknown): void {

@@ -9,7 +9,7 @@ import { AtollError, errorCodes, type Code, type Fault } from '../errors.ts';
 import { monotonicMs } from './clock.ts';
 import { captureConsole } from './console.ts';
 import { handlerEnvironment } from './environment.ts';
-import { factsOf, openContext, type FunctionFacts } from './handler-context.ts';
+import { abort, factsOf, HandlerContext, type FunctionFacts } from './handler-context.ts';
 import { batchEvent, handlerEvent } from './handler-event.ts';
 import { encodeResult } from './handler-result.ts';
 import { currentRequestId, invokeStore, runAs } from './invoke-store.ts';
@@ -109,8 +109,8 @@ export function openInline(options: PoolOptions): Invoker {
     const cold = !used;
     used = true;
     const begun = monotonicMs();
-    const { context, abort } = openContext(facts, call);
-    const onAbort = () => abort(new Error('the caller went away'));
+    const context = new HandlerContext(facts, call);
+    const onAbort = () => abort(context, new Error('the caller went away'));
     invocation.signal?.addEventListener('abort', onAbort, { once: true });
     if (invocation.signal?.aborted) onAbort();
 
@@ -118,7 +118,7 @@ export function openInline(options: PoolOptions): Invoker {
     const timer = setTimeout(
       () => {
         const reason = `the invocation took longer than ${options.timeoutMs} ms`;
-        abort(new Error(reason));
+        abort(context, new Error(reason));
         const seconds = (options.timeoutMs / 1000).toFixed(2);
         const message = `RequestId: ${requestId} Error: Task timed out after ${seconds} seconds`;
         over.resolve({ kind: 'timedOut', fault: { code: 'Sandbox.Timedout', message } });

@@ -460,7 +460,8 @@ export function openPool(options: PoolOptions): Invoker {
           code: 'Runtime.OutOfMemory',
           message: `the handler process used ${used} and was killed`,
         });
-      } else if (worker.place!.role === 'active' || worker.place!.role === 'spare') {
+      } else if (worker.place!.role === 'active' && worker.place!.used) {
+        // One that has run nothing yet would have a successor just as big, for ever.
         log({ ...platform('WARN', 'handler process is replaced: it uses more than spec.memory'), used });
         retire(worker, 'memory');
       }

@@ -39,7 +39,7 @@ export async function loadUserFunction(root: string, handler: string): Promise<U
   try {
     loaded = (await import(pathToFileURL(file).href)) as Record<string, unknown>;
   } catch (error) {
-    throw loadError(error, relative(root, file));
+    throw loadError(error, root, relative(root, file));
   }
   // A CommonJS module's exports are its default export; those that Node could not see statically only there.
   const found = exportOf(loaded, exportPath) ?? exportOf(loaded['default'], exportPath);
@@ -90,7 +90,7 @@ function exportOf(value: unknown, path: readonly string[]): unknown {
   return at;
 }
 
-function loadError(error: unknown, file: string): LoadError {
+function loadError(error: unknown, root: string, file: string): LoadError {
   const { code, message, stack } = thrownFault(error);
   const nodeCode = (error as { code?: unknown } | null | undefined)?.code;
   if (typeof nodeCode === 'string' && notFoundCodes.has(nodeCode)) {
@@ -99,5 +99,18 @@ function loadError(error: unknown, file: string): LoadError {
   if (error instanceof SyntaxError) {
     return new LoadError('Runtime.UserCodeSyntaxError', `${file}: ${message}`, stack);
   }
-  return new LoadError('Runtime.InitError', `${file} threw while it was loaded: ${code}: ${message}`, stack);
+  const place = placeOf(stack, root);
+  const where = place === undefined ? '' : ` (${place})`;
+  return new LoadError(
+    'Runtime.InitError',
+    `${file} threw while it was loaded: ${code}: ${message}${where}`,
+    stack,
+  );
+}
+
+/** `index.ts:3:7` of the topmost frame: nobody is called to whom the stack itself could be shown. */
+function placeOf(stack: readonly string[] | undefined, root: string): string | undefined {
+  const frame = stack?.find((line) => /^\s+at /.test(line));
+  const place = /([^\s()]+:\d+:\d+)\)?$/.exec(frame ?? '')?.[1];
+  return place?.replace(/^file:\/\//, '').replace(`${root}/`, '');
 }

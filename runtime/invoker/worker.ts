@@ -24,7 +24,6 @@ import {
   type Call,
   type Init,
   type LogFrame,
-  type ThrownFault,
 } from './protocol.ts';
 
 /** From the start of the process to its hello; ours, so generous: a busy robot is slow. */
@@ -280,9 +279,10 @@ export class Worker<Run> {
     this.#events.ended(this, run, end);
   }
 
-  /** The process told why it ends; it has until now kept to the protocol, so its word goes before the exit code. */
-  #fail(fault: ThrownFault | Fault): void {
+  /** The process told why it ends. An exit handler of the user that hangs must not keep it from doing so. */
+  #fail(fault: Fault): void {
     this.#reason ??= fault;
+    this.#killTimer ??= setTimeout(() => this.kill(), terminateMs);
   }
 
   #schedule(): void {

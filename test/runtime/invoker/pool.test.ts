@@ -208,6 +208,13 @@ test('an unhandled rejection and an uncaught exception end the process and are t
   });
 });
 
+test('a process that hangs in its own exit handler is ended all the same', async () => {
+  const { call } = await startFixture(openPool, 'hangs-at-exit');
+  const outcome = await call({});
+  expect(outcome).toMatchObject({ kind: 'crashed', fault: { code: 'Runtime.UnhandledPromiseRejection' } });
+  expect(outcome.report.durationMs).toBeLessThan(5_000);
+});
+
 test('all that were in flight when a process died are suspects', async () => {
   const { call } = await startFixture(openPool, 'neighbours', { concurrency: 3 });
   const outcomes = await Promise.all([call({ wait: 5_000 }), call({ wait: 5_000 }), call({ exit: 50 })]);
@@ -252,16 +259,24 @@ test('a spare takes the place of a process that ended, without waiting for a sta
 });
 
 test('a heap that runs out is told as out of memory, and the next event runs', async () => {
-  const { call, restarts } = await startFixture(openPool, 'heap', {
-    memoryBytes: 32 * mebibyte,
-    timeoutMs: 25_000,
-  });
-  expect(await call({})).toMatchObject({
-    kind: 'crashed',
-    suspects: 1,
-    fault: { code: 'Runtime.OutOfMemory' },
-  });
-  expect(restarts).toEqual(['crash']);
+  const { call } = await startFixture(openPool, 'heap', { memoryBytes: 32 * mebibyte, timeoutMs: 25_000 });
+  const outcome = await call({});
+  expect(outcome).toMatchObject({ kind: 'crashed', suspects: 1, fault: { code: 'Runtime.OutOfMemory' } });
+  expect(returned(await call({ spare: true }))).toBe('spared');
+});
+
+test('a process that is over its limit before it ran anything is not replaced again and again', async () => {
+  const looks: number[] = [];
+  const restarts: string[] = [];
+  const metrics = {
+    memory: (bytes: number) => void looks.push(bytes),
+    restarted: (reason: string) => void restarts.push(reason),
+  };
+  const { call } = await startFixture(openPool, 'big-import', { memoryBytes: 64 * mebibyte, metrics });
+  await vi.waitFor(() => expect(looks.length).toBeGreaterThanOrEqual(3), 10_000);
+  expect(looks[0]).toBeGreaterThan(64 * mebibyte);
+  expect(restarts).toEqual([]);
+  expect(returned(await call({}))).toBe('ok');
 });
 
 test('memory outside of the heap counts too: far over the limit the process is killed', async () => {
