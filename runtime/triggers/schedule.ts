@@ -226,7 +226,7 @@ function followClock(
     const missed = tick <= missedUntil;
     if (missed && !source.catchUp) {
       // The key stays: another replica may have seen the tick in time and be firing it at this moment.
-      skips.add(base, ticks(tick));
+      skips.add(base, tick + 1);
     } else {
       await rules.fire(tick);
       if (!source.catchUp) skips.add(base, tick);
