@@ -14,6 +14,7 @@ import { PermissionViolationError, createInbox, nanos } from '@nats-io/nats-core
 import type { Msg, MsgHdrs, NatsConnection, Subscription } from '@nats-io/nats-core';
 import { attemptsKey, openAttempts } from './attempts.ts';
 import type { Attempts } from './attempts.ts';
+import { endSubscription } from './clients/nats.ts';
 import { AtollError, faultOf } from './errors.ts';
 import type { Fault } from './errors.ts';
 import type { Delivery, Settlement, TriggerEvent } from './event.ts';
@@ -39,7 +40,7 @@ const tickMs = 2_000;
 const resyncMs = 1_000;
 const establishFloorMs = 500;
 const establishCeilingMs = 10_000;
-/** How long an event waits whose record could not be read or written. */
+/** How long an event waits whose record could not be read or written; doubled with each delivery, up to 64 s. */
 const attemptsRetryMs = 1_000;
 
 /** `metadata` of our consumers: by it they are found again when their Function is gone. */
@@ -250,7 +251,7 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
       (error: unknown) => {
         preparing.delete(ready);
         log.warn({ err: error, eventId: event.id }, 'attempts unknown: event handed back');
-        giveBack(key, entry, attemptsRetryMs);
+        giveBack(key, entry, attemptsRetryMs * 2 ** Math.min(6, count - 1));
         pull();
       },
     );
@@ -414,9 +415,7 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
     openPulls = 0;
     const last = subscription;
     subscription = undefined;
-    if (!last || last.isClosed()) return;
-    if (link?.current()) last.drain().catch(() => {});
-    else last.unsubscribe();
+    if (link) void endSubscription(link, last);
   }
 
   async function establish(): Promise<void> {
@@ -460,7 +459,12 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
         if (subscription === opened) resync();
       },
     });
-    await nc.flush();
+    try {
+      await nc.flush();
+    } catch (error) {
+      opened.unsubscribe();
+      throw error;
+    }
     if (refused) throw refused;
     if (isStale()) return opened.unsubscribe();
     inbox = subject;
@@ -608,16 +612,8 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
         resolve({ done: true, value: undefined });
       }
       // While it drains, what the server had sent already is given back.
-      const last = subscription;
-      if (last && !last.isClosed()) {
-        if (link?.current()) await last.drain().catch(() => {});
-        else last.unsubscribe();
-      }
+      if (link) await endSubscription(link, subscription);
       await Promise.allSettled(preparing);
-      await link
-        ?.current()
-        ?.flush()
-        .catch(() => {});
       startTicking();
     },
     async lag() {

@@ -9,6 +9,7 @@ import {
 import type { JetStreamManager, StoredMsg } from '@nats-io/jetstream';
 import { nanos } from '@nats-io/nats-core';
 import type { MsgHdrs, NatsConnection } from '@nats-io/nats-core';
+import { connectionWithin } from './clients/nats.ts';
 import type { NatsLink } from './clients/nats.ts';
 import { AtollError, faultOf } from './errors.ts';
 import type { Fault } from './errors.ts';
@@ -95,12 +96,16 @@ const truncatedBytes = 64 * 1024;
 const maxFaultBytes = 8 * 1024;
 const defaultLimit = 100;
 const putTimeoutMs = 5_000;
+const defaultConnectionWaitMs = 10_000;
 /** What the server adds to a message when it stores it: subject, message id. */
 const spareBytes = 1024;
 const noSuchMessage = 10057;
 
-export function openDeadLetters(link: NatsLink, options: { site: string; log: Log }): DeadLetters {
-  const { site, log } = options;
+export function openDeadLetters(
+  link: NatsLink,
+  options: { site: string; log: Log; connectionWaitMs?: number },
+): DeadLetters {
+  const { site, log, connectionWaitMs = defaultConnectionWaitMs } = options;
 
   function connected(): NatsConnection {
     const nc = link.current();
@@ -206,6 +211,8 @@ export function openDeadLetters(link: NatsLink, options: { site: string; log: Lo
 
   return {
     async put(target, event, fault, reason, meta = {}) {
+      // An event that cannot be put here goes back and is run again: a short outage is better waited for.
+      await connectionWithin(link, connectionWaitMs);
       await ask(async (_manager, nc) => {
         const subject = deadSubject(site, target, event.trigger);
         const limit = (nc.info?.max_payload ?? Infinity) - spareBytes;

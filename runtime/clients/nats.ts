@@ -1,7 +1,7 @@
 /** One NATS connection of a process: opened also while the server is away, reconnecting for ever. */
 import { readFileSync, statSync } from 'node:fs';
 import { connect, credsAuthenticator } from '@nats-io/transport-node';
-import type { Auth, NatsConnection, NodeConnectionOptions } from '@nats-io/transport-node';
+import type { Auth, NatsConnection, NodeConnectionOptions, Subscription } from '@nats-io/transport-node';
 import type { NatsSettings } from '../config.ts';
 import { AtollError } from '../errors.ts';
 import type { Log } from '../log.ts';
@@ -29,7 +29,7 @@ const connectTimeoutMs = 5_000;
 /** Each attempt waits between these two, so that a site's hosts do not come back in one instant. */
 const retryFloorMs = 250;
 const retryCeilingMs = 1_500;
-/** What close() gives acknowledgements that are still on their way. */
+/** What is given to messages that are still on their way when something is closed. */
 const flushMs = 2_000;
 
 export function openNats(
@@ -118,6 +118,36 @@ export function openNats(
       change({ connected: false, message: closed.message });
     },
   };
+}
+
+/**
+ * Ends a subscription after what the server had sent already was received. Without a server, or with one that says
+ * nothing more, there is nothing to wait for. Never rejects.
+ */
+export async function endSubscription(link: NatsLink, subscription: Subscription | undefined): Promise<void> {
+  if (!subscription || subscription.isClosed()) return;
+  if (link.current()) {
+    await Promise.race([subscription.drain().catch(() => {}), pause(flushMs, undefined)]);
+  }
+  if (!subscription.isClosed()) subscription.unsubscribe();
+}
+
+/** Resolves with the connection when it is up, at the latest after `timeoutMs`; undefined: it is not. */
+export async function connectionWithin(
+  link: NatsLink,
+  timeoutMs: number,
+): Promise<NatsConnection | undefined> {
+  const now = link.current();
+  if (now || timeoutMs <= 0) return now;
+  const changed = Promise.withResolvers<void>();
+  const stop = link.onState(({ connected }) => {
+    if (connected) changed.resolve();
+    // A link that was closed does not come back.
+    else link.connection().catch(() => changed.resolve());
+  });
+  await Promise.race([changed.promise, pause(timeoutMs, undefined)]);
+  stop();
+  return link.current();
 }
 
 function connectionOptions(

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { PermissionViolationError, headers as newHeaders } from '@nats-io/nats-core';
 import type { Msg, MsgHdrs, NatsConnection, Subscription } from '@nats-io/nats-core';
 import type { TriggerSources } from '../../crds/function.ts';
+import { endSubscription } from '../clients/nats.ts';
 import { faultOf } from '../errors.ts';
 import type { Fault } from '../errors.ts';
 import type { Settlement, TriggerEvent } from '../event.ts';
@@ -73,25 +74,29 @@ export function openNats(source: TriggerSources['nats'], context: TriggerContext
   async function subscribe(): Promise<void> {
     const nc = link?.current();
     if (closed || !nc) return;
-    try {
-      if (subscribedOn !== nc || !subscription || subscription.isClosed()) {
-        const queue = queueOf(source, context);
-        subscribedOn = nc;
+    if (subscribedOn !== nc || !subscription || subscription.isClosed()) {
+      const queue = queueOf(source, context);
+      subscribedOn = nc;
+      try {
         subscription = nc.subscribe(subject, {
           ...(queue !== undefined && { queue }),
           callback: (error, message) => (error ? refused(error) : received(message)),
         });
+      } catch (error) {
+        return refused(error);
       }
-      const mine = subscription;
+    }
+    const mine = subscription;
+    try {
       // A refusal is on its way before the answer to the ping is.
       await nc.flush();
-      if (mine !== subscription || mine.isClosed()) return;
-      report({ ready: true, reason: 'Ready', message: `subscribed to ${subject}` });
-      await warnOfStreams(nc);
-    } catch (error) {
-      // A connection that was lost meanwhile calls us again when it is back.
-      if (link?.current() === nc) refused(error);
+    } catch {
+      // The connection broke: we are called again when it is back.
+      return;
     }
+    if (mine !== subscription || mine.isClosed()) return;
+    report({ ready: true, reason: 'Ready', message: `subscribed to ${subject}` });
+    await warnOfStreams(nc);
   }
 
   function refused(error: unknown): void {
@@ -141,12 +146,7 @@ export function openNats(source: TriggerSources['nats'], context: TriggerContext
       closed = true;
       unfollow?.();
       clearTimeout(retry);
-      const last = subscription;
-      // Draining takes what the server had sent already; without a server there is nobody to wait for.
-      if (last && !last.isClosed()) {
-        if (link?.current()) await last.drain().catch(() => {});
-        else last.unsubscribe();
-      }
+      if (link) await endSubscription(link, subscription);
       buffer.close();
     },
     lag: () => Promise.resolve(buffer.size),

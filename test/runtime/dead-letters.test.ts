@@ -28,7 +28,7 @@ async function setup(options: NatsOptions = {}) {
     link,
     client,
     manager: await jetstreamManager(client, { checkAPI: false }),
-    dead: openDeadLetters(link, { site: 'local', log: silent }),
+    dead: openDeadLetters(link, { site: 'local', log: silent, connectionWaitMs: 200 }),
     inbox: openInbox(link, { site: 'local', log: silent }),
     async inboxOf(name = 'fn') {
       const ref = { namespace: 'default', name, uid: `uid-${name}` };
@@ -281,6 +281,18 @@ test('put() rejects when the dead letters are full or away: the event must not b
   await server.stop();
   await gone;
   await expect(put(dead, eventOf())).rejects.toMatchObject({ code: 'NatsUnavailable' });
+});
+
+test('put() waits for a connection that is away for a moment', async () => {
+  const { link, server } = await setup();
+  const dead = openDeadLetters(link, { site: 'local', log: silent });
+  const gone = new Promise<void>((resolve) => link.onState(() => resolve()));
+  await server.kill('SIGKILL');
+  await gone;
+  const putting = put(dead, eventOf({ id: 'waited' }));
+  await server.restart();
+  await putting;
+  expect(await dead.list(target)).toMatchObject([{ id: 'waited' }]);
 });
 
 test('without JetStream put() rejects and says so', async () => {

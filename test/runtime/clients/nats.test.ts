@@ -77,6 +77,16 @@ test('the same connection survives a crash of the server, and tells both changes
   expect(seen).toEqual([false, true]);
 });
 
+test('a link that is half open is noticed, though nothing closes it', { timeout: 60_000 }, async () => {
+  const server = await startNats();
+  const link = open({ url: server.url });
+  await link.connection();
+  await server.pause();
+  await stateOf(link, ({ connected }) => !connected);
+  server.resume();
+  await stateOf(link, ({ connected }) => connected);
+});
+
 test('credentials come from the file, and from what it says at the next attempt', async () => {
   const server = await startNats({ config: withUser });
   const file = await credentials('{"user":"app","pass":"wrong"}');
