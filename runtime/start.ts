@@ -33,56 +33,74 @@ export async function startHost(configPath: string, log: Log): Promise<Host> {
     log,
   });
   const functions = new Map<string, { uid: string; running: RunningFunction }>();
-  let applying = Promise.resolve();
+  let listed = config.functions;
+  let reading = Promise.resolve();
+  let stopped = false;
 
-  async function apply(list: readonly FunctionConfig[]): Promise<void> {
+  /** Functions that still drain after they were taken off the list, by key. */
+  const leaving = new Map<string, Promise<void>>();
+
+  function apply(list: readonly FunctionConfig[]): void {
     const wanted = new Map(list.map((one) => [`${one.namespace}/${one.name}`, one]));
-    const gone = [...functions].filter(([key, { uid }]) => wanted.get(key)?.uid !== uid);
-    await Promise.all(
-      gone.map(async ([key, { running }]) => {
-        functions.delete(key);
-        await running.close();
-        const [namespace = '', name = ''] = key.split('/');
-        health.removed(namespace, name);
-      }),
-    );
+    for (const [key, { uid, running }] of functions) {
+      if (wanted.get(key)?.uid !== uid) leave(key, running);
+    }
     for (const [key, one] of wanted) {
       const known = functions.get(key);
-      if (known) {
-        known.running.update(one);
-        continue;
-      }
-      const running = openFunction(one, {
-        site: config.site,
-        packages,
-        ...connections,
-        ...(config.mqtt && { mqtt: config.mqtt }),
-        destinations,
-        server,
-        metrics: metrics.of(one.namespace, one.name),
-        log,
-        changed: (status) => health.changed(status),
-      });
-      functions.set(key, { uid: one.uid, running });
+      // Its predecessor of the same name may hold what it needs; the others do not wait for that.
+      if (known) known.running.update(one);
+      else if (!leaving.has(key)) functions.set(key, { uid: one.uid, running: open(one) });
     }
   }
 
-  await apply(config.functions);
+  function leave(key: string, running: RunningFunction): void {
+    functions.delete(key);
+    const gone = running.close().then(() => {
+      leaving.delete(key);
+      const [namespace = '', name = ''] = key.split('/');
+      health.removed(namespace, name);
+      if (!stopped) apply(listed);
+    });
+    leaving.set(key, gone);
+  }
+
+  function open(one: FunctionConfig): RunningFunction {
+    return openFunction(one, {
+      site: config.site,
+      packages,
+      ...connections,
+      ...(config.mqtt && { mqtt: config.mqtt }),
+      destinations,
+      server,
+      metrics: metrics.of(one.namespace, one.name),
+      log,
+      changed: (status) => health.changed(status),
+    });
+  }
+
+  apply(listed);
   const { address } = await server.listen();
   health.started();
   log.info({ source: 'platform', address, site: config.site }, 'host listening');
 
   return {
     reload() {
-      applying = applying
-        .then(async () => apply((await readRuntimeConfig(configPath)).functions))
+      reading = reading
+        .then(async () => {
+          listed = (await readRuntimeConfig(configPath)).functions;
+          if (!stopped) apply(listed);
+        })
         .catch((error: unknown) => log.error({ err: error }, 'config could not be read; the old one stays'));
-      return applying;
+      return reading;
     },
     async stop() {
       health.stopping();
-      await applying;
-      await Promise.all([...functions.values()].map(({ running }) => running.close()));
+      stopped = true;
+      await reading;
+      await Promise.all([
+        ...[...functions.values()].map(({ running }) => running.close()),
+        ...leaving.values(),
+      ]);
       await server.close(Date.now() + drainGraceMs);
       await Promise.all([mqtt?.close(), connections.nats?.close()]);
     },

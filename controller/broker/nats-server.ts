@@ -121,6 +121,8 @@ export function brokerConfig(options: {
     'mqtt {',
     `  host: ${text(host)}`,
     `  port: ${ports.mqtt}`,
+    // What a client did not acknowledge before it lost its connection: 30 s by default, also when it is back at once.
+    '  ack_wait: "5s"',
     '}',
     ...(ports.websocket === undefined
       ? []

@@ -52,6 +52,7 @@ function openDurable(source: MqttSource, context: TriggerContext, timing: MqttTi
   };
 
   async function take(message: MqttMessage): Promise<void> {
+    if (isOurs(message.topic)) return;
     const event = eventOf(message, context);
     try {
       await inbox?.put(context.function, event);
@@ -90,6 +91,12 @@ function openDurable(source: MqttSource, context: TriggerContext, timing: MqttTi
   });
 }
 
+/**
+ * What Atoll and NATS clients send among themselves shows as MQTT topics at nats-server's listener: a trigger on
+ * `#` would feed itself its own inbox.
+ */
+const isOurs = (topic: string): boolean => topic.startsWith('atoll/') || topic.startsWith('_INBOX/');
+
 function openLossy(source: MqttSource, context: TriggerContext, timing: MqttTiming): Trigger {
   const buffer = openBuffer();
   let patient = true;
@@ -105,6 +112,7 @@ function openLossy(source: MqttSource, context: TriggerContext, timing: MqttTimi
       session: 'clean',
       prepare: (connection) => connection.subscribe(source.topic, source.qos),
       async take(message) {
+        if (isOurs(message.topic)) return;
         if (!buffer.push(eventOf(message, context))) context.dropped(message.topic);
       },
     },

@@ -159,6 +159,19 @@ describe.each([
     ]);
   });
 
+  test('a trigger on # gets what others publish, and never what Atoll says to itself', async () => {
+    const { nats, url } = await startBroker();
+    const { untilState } = await openTrigger({ version, topic: '#' }, { nats, mqttUrl: url });
+    await untilState({ ready: true });
+    const client = await connectClient(url);
+    await publish(client, 'one', 1);
+    await publish(client, 'atoll/local/else', 'not for handlers');
+    await publish(client, 'two', 2);
+    await count(nats, 2);
+    // Had the first been fed back, its copy would lie before the second.
+    expect((await inboxEvents(nats)).map(({ subject }) => subject)).toEqual(['one', 'two']);
+  });
+
   test('messages sent while the host is down wait at the broker', async () => {
     const { nats, url } = await startBroker();
     const before = await openTrigger({ version }, { nats, mqttUrl: url });
