@@ -9,6 +9,7 @@ import type { FunctionConfig, HostFunctionStatus, MqttSettings } from './config.
 import type { DeadLetters } from './dead-letters.ts';
 import type { DestinationParts } from './destinations.ts';
 import { AtollError, faultOf } from './errors.ts';
+import type { SourceKind } from './event.ts';
 import { openFlow, type Flow } from './host.ts';
 import { openInboxTrigger, type Inbox } from './inbox.ts';
 import type { Invoker } from './invoker/invoker.ts';
@@ -58,12 +59,47 @@ interface Version {
   readonly invoker: Invoker;
 }
 
+interface WantedTrigger {
+  readonly kind: OpenKind;
+  readonly made: string;
+  readonly open: (context: TriggerContext) => Trigger;
+  /** Absent for those that every function has. */
+  readonly trigger?: TriggerSpec;
+}
+
 interface OpenTriggerEntry {
+  readonly kind: OpenKind;
   /** What it was opened with: a trigger is opened anew only when this changes. */
   readonly made: string;
   readonly trigger: Trigger;
   readonly done: Promise<void>;
-  state: TriggerState;
+  readonly state: TriggerState;
+}
+
+type OpenKind = SourceKind | 'inbox';
+
+/** What each kind reads of the spec besides its own part: a change of the rest leaves the trigger as it is. */
+const alsoReads: { [K in OpenKind]: readonly (keyof FunctionSpec)[] } = {
+  nats: [],
+  jetstream: ['retry'],
+  mqtt: [],
+  http: ['timeoutSeconds'],
+  schedule: [],
+  invoke: ['timeoutSeconds'],
+  inbox: ['retry'],
+};
+
+/** Somebody calls and waits there. */
+const isDoor = (kind: OpenKind): boolean => kind === 'http' || kind === 'invoke';
+
+function wantedOf(
+  kind: OpenKind,
+  spec: FunctionSpec,
+  open: (context: TriggerContext) => Trigger,
+  trigger?: TriggerSpec,
+): WantedTrigger {
+  const made = JSON.stringify([kind, trigger, ...alsoReads[kind].map((name) => spec[name])]);
+  return { kind, made, open, ...(trigger && { trigger }) };
 }
 
 export function openFunction(first: FunctionConfig, parts: FunctionParts): RunningFunction {
@@ -234,41 +270,37 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
   }
 
   async function openTriggers(spec: FunctionSpec): Promise<void> {
-    const specs = new Map<
-      string,
-      { made: string; open: (context: TriggerContext) => Trigger; spec?: TriggerSpec }
-    >();
-    const shared = JSON.stringify([spec.timeoutSeconds, spec.retry]);
-    specs.set(invokeTriggerName, { made: shared, open: openInvoke });
-    if (parts.inbox) specs.set(inboxPump, { made: shared, open: openInboxTrigger });
+    const specs = new Map<string, WantedTrigger>();
+    specs.set(invokeTriggerName, wantedOf('invoke', spec, openInvoke));
+    if (parts.inbox) specs.set(inboxPump, wantedOf('inbox', spec, openInboxTrigger));
     for (const trigger of spec.triggers) {
-      specs.set(trigger.name, {
-        made: `${shared}${JSON.stringify(trigger)}`,
-        open: (context) => openOf(trigger, context),
-        spec: trigger,
-      });
+      const open = (context: TriggerContext): Trigger => openOf(trigger, context);
+      specs.set(trigger.name, wantedOf(sourceOf(trigger).kind, spec, open, trigger));
     }
-    // Closed first: a session or a path may be wanted by the one that takes its place.
-    await Promise.all(
-      [...opened].map(async ([key, entry]) => {
-        if (specs.get(key)?.made === entry.made) return;
-        await closeTrigger(key, entry);
-      }),
-    );
-    for (const [key, { made, open, spec: trigger }] of specs) {
-      if (opened.has(key) || closing) continue;
-      opened.set(key, openEntry(key, made, open, spec, trigger));
+    const replaced: OpenTriggerEntry[] = [];
+    for (const [key, wanted] of specs) {
+      const old = opened.get(key);
+      if (closing || !old || old.made === wanted.made || !isDoor(old.kind) || !isDoor(wanted.kind)) continue;
+      // In place: between closing and opening, calls would be refused.
+      opened.set(key, openEntry(key, wanted, spec));
+      replaced.push(old);
+    }
+    // The others are closed first: a session may be wanted by the one that takes its place.
+    const stale = [...opened].filter(([key, { made }]) => specs.get(key)?.made !== made);
+    await Promise.all([
+      ...replaced.map(({ trigger }) => trigger.close()),
+      ...stale.map(([key, entry]) => closeTrigger(key, entry)),
+    ]);
+    for (const [key, wanted] of specs) {
+      if (!opened.has(key) && !closing) opened.set(key, openEntry(key, wanted, spec));
     }
   }
 
   function openEntry(
     shown: string,
-    made: string,
-    open: (context: TriggerContext) => Trigger,
+    { kind, made, open, trigger }: WantedTrigger,
     spec: FunctionSpec,
-    trigger: TriggerSpec | undefined,
   ): OpenTriggerEntry {
-    let entry: OpenTriggerEntry | undefined;
     let state: TriggerState = { ready: false, reason: 'Connecting', message: 'opening' };
     const context: TriggerContext = {
       site: parts.site,
@@ -285,7 +317,6 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
       log: log.child({ trigger: shown, source: 'platform' }),
       report(next) {
         state = next;
-        if (entry) entry.state = next;
         if (!trigger) return;
         parts.metrics.connected(shown, next.ready);
         publish();
@@ -310,8 +341,15 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
       .pump(shown, handle, batch && { size: batch.batchSize, windowMs: batch.batchWindowMs })
       .catch((error: unknown) => log.error({ err: error, trigger: shown }, 'trigger failed'));
     if (handle.lag) parts.metrics.lagOf(shown, () => handle.lag?.() ?? Promise.reject(new Error('closed')));
-    entry = { made, trigger: handle, done, state };
-    return entry;
+    return {
+      kind,
+      made,
+      trigger: handle,
+      done,
+      get state() {
+        return state;
+      },
+    };
   }
 
   async function closeTrigger(shown: string, entry: OpenTriggerEntry): Promise<void> {
