@@ -94,5 +94,5 @@ export type Outcome =
    * known to be the cause. 0: it never reached the handler (the process could not start).
    */
   | ({ kind: 'crashed'; fault: Fault; suspects: number } & Ended)
-  /** Given back without fault of its own: drain, or killed as the neighbour of another's timeout. */
-  | ({ kind: 'returnedUnrun'; fault: Fault } & Ended);
+  /** Given back without fault of its own: drain, or killed as the neighbour of another's timeout (`began`). */
+  | ({ kind: 'returnedUnrun'; fault: Fault; began: boolean } & Ended);

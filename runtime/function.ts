@@ -386,6 +386,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
       attempt.abort();
       const deadline = Date.now() + wanted.spec.timeoutSeconds * 1000 + drainGraceMs;
       const entries = [...opened];
+      flow.stop();
       await Promise.all(entries.map(([shown, entry]) => closeTrigger(shown, entry)));
       await Promise.race([Promise.all(entries.map(([, entry]) => entry.done)), pauseUntil(deadline)]);
       await converging;

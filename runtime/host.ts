@@ -18,7 +18,7 @@ import type { FunctionRef, Trigger } from './triggers/trigger.ts';
 export const maxHops = 16;
 
 /** How long an event waits at its source when its dead letter could not be stored. */
-const deadLetterRetryMs = 5_000;
+const deadLetterRetryMs = 60_000;
 
 export interface FlowOptions {
   readonly function: FunctionRef;
@@ -39,6 +39,8 @@ export interface Flow {
   use(invoker: Invoker, spec: FunctionSpec, version: string): void;
   /** Pulls from the trigger until it ends. Resolves when it ended and all its deliveries are settled. */
   pump(name: string, trigger: Trigger, batch?: BatchOptions): Promise<void>;
+  /** Nothing may wait for a handler any more that cannot run: it goes back to its source. */
+  stop(): void;
 }
 
 interface Version {
@@ -56,6 +58,8 @@ interface Pump {
   ended: boolean;
   gathering: Delivery[];
   timer: NodeJS.Timeout | NodeJS.Immediate | undefined;
+  /** Deliveries waiting for a slot or for a handler that can run. */
+  parked: number;
   /** Deliveries yielded and not settled yet. */
   open: number;
   finished: () => void;
@@ -69,15 +73,20 @@ export function openFlow(options: FlowOptions): Flow {
   const waiting: { pump: Pump; deliveries: Delivery[] }[] = [];
   let current: Version | undefined;
   let busy = 0;
+  let stopping = false;
 
-  const free = (): number => (current ? current.invoker.capacity - busy : 0);
+  const ready = (): boolean => current?.invoker.state.ready === true;
+  const free = (): number => (current && ready() ? current.invoker.capacity - busy : 0);
 
-  /** Demand follows free slots: what is not asked for waits at its source. */
+  /**
+   * Demand follows free slots: what is not asked for waits at its source. While no handler process can run, one
+   * delivery of each source is taken, so that a caller is told at once; what needs no answer is kept for later.
+   */
   function demand(): void {
-    if (!current || waiting.length > 0) return;
+    if (!current || (ready() && waiting.length > 0)) return;
     for (const pump of pumps) {
-      const wanted = free() * (pump.batch?.size ?? 1);
-      while (!pump.ended && pump.asked + pump.gathering.length < wanted) ask(pump);
+      const wanted = ready() ? free() * (pump.batch?.size ?? 1) : 1;
+      while (!pump.ended && pump.asked + pump.gathering.length + pump.parked < wanted) ask(pump);
     }
   }
 
@@ -121,16 +130,35 @@ export function openFlow(options: FlowOptions): Flow {
   }
 
   function start(pump: Pump, deliveries: Delivery[]): void {
-    if (free() <= 0 || waiting.length > 0) return void waiting.push({ pump, deliveries });
+    const first = deliveries[0] as Delivery;
+    if (!ready() && (first.replies || stopping)) return turnAway(pump, deliveries);
+    if (free() <= 0 || waiting.length > 0) {
+      pump.parked += deliveries.length;
+      return void waiting.push({ pump, deliveries });
+    }
     busy += 1;
     metrics.inFlight(busy);
     void run(pump, deliveries);
   }
 
+  /** Who waits is told to come later; the rest goes back to its source. */
+  function turnAway(pump: Pump, deliveries: Delivery[]): void {
+    for (const delivery of deliveries) {
+      void settle(pump, delivery, { kind: 'retry', delayMs: 0, failed: false }, current as Version).then(
+        demand,
+      );
+    }
+  }
+
   function release(): void {
     busy -= 1;
+    proceed();
+  }
+
+  function proceed(): void {
     while (waiting.length > 0 && free() > 0) {
       const next = waiting.shift() as { pump: Pump; deliveries: Delivery[] };
+      next.pump.parked -= next.deliveries.length;
       busy += 1;
       void run(next.pump, next.deliveries);
     }
@@ -286,8 +314,22 @@ export function openFlow(options: FlowOptions): Flow {
 
   return {
     use(invoker, spec, version) {
+      const known = current?.invoker === invoker;
       current = { invoker, spec, version };
-      demand();
+      if (!known) {
+        invoker.onState(() => {
+          if (current?.invoker === invoker) proceed();
+        });
+      }
+      proceed();
+    },
+    stop() {
+      stopping = true;
+      if (ready()) return;
+      for (const { pump, deliveries } of waiting.splice(0)) {
+        pump.parked -= deliveries.length;
+        turnAway(pump, deliveries);
+      }
     },
     pump(name, trigger, batch) {
       return new Promise((finished, failed) => {
@@ -299,6 +341,7 @@ export function openFlow(options: FlowOptions): Flow {
           ended: false,
           gathering: [],
           timer: undefined,
+          parked: 0,
           open: 0,
           finished,
           failed,

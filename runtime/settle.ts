@@ -21,7 +21,13 @@ export function decide(
     return { kind: 'failed', fault: outcome.fault, reason: 'RetriesExhausted', ...told };
   }
   // Not this event's failure: it goes back as it came, and no attempt is used up.
-  if (outcome.kind === 'returnedUnrun') return { kind: 'retry', delayMs: 0, failed: false };
+  if (outcome.kind === 'returnedUnrun') {
+    // What was handed to a handler once is not handed out again (CONTRACTS 4.6).
+    if (outcome.began && retry.maxAttempts === 1) {
+      return { kind: 'failed', fault: outcome.fault, reason: 'Interrupted', ...told };
+    }
+    return { kind: 'retry', delayMs: 0, failed: false };
+  }
   if (outcome.kind === 'crashed' && outcome.suspects === 0) {
     return { kind: 'retry', delayMs: retry.minBackoffMs, failed: false };
   }

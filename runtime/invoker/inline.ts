@@ -96,9 +96,9 @@ export function openInline(options: PoolOptions): Invoker {
   }
 
   async function invoke(invocation: Invocation): Promise<Outcome> {
-    if (draining) return ended(undefined, 0, false, { kind: 'returnedUnrun', fault: drained });
+    if (draining) return ended(undefined, 0, false, { kind: 'returnedUnrun', fault: drained, began: false });
     if (running.size >= capacity) await new Promise<void>((free) => queue.push(free));
-    if (draining) return ended(undefined, 0, false, { kind: 'returnedUnrun', fault: drained });
+    if (draining) return ended(undefined, 0, false, { kind: 'returnedUnrun', fault: drained, began: false });
     const first = invocation.events[0]!;
     const requestId = invocation.events.length === 1 ? first.id : randomUUID();
     const batch = invocation.batch === true || invocation.events.length > 1;
@@ -137,7 +137,7 @@ export function openInline(options: PoolOptions): Invoker {
       }
     }).then(over.resolve);
     const entry = {
-      giveBack: () => over.resolve({ kind: 'returnedUnrun', fault: drained }),
+      giveBack: () => over.resolve({ kind: 'returnedUnrun', fault: drained, began: true }),
       done: over.promise,
     };
     running.add(entry);

@@ -155,7 +155,8 @@ export function openPool(options: PoolOptions): Invoker {
         after: undefined,
         waiting: false,
       };
-      if (draining !== undefined) return settleRun(run, { kind: 'returnedUnrun', fault: drained });
+      if (draining !== undefined)
+        return settleRun(run, { kind: 'returnedUnrun', fault: drained, began: false });
       const bytes = payloadBytes(invocation);
       if (bytes > maxPayloadBytes - invokeOverheadBytes) {
         const fault = { code: 'TooLarge', message: `${bytes} bytes do not fit into one invocation` };
@@ -322,7 +323,7 @@ export function openPool(options: PoolOptions): Invoker {
         settleRun(
           run,
           fault.code === 'Runtime.Drained'
-            ? { kind: 'returnedUnrun', fault }
+            ? { kind: 'returnedUnrun', fault, began: true }
             : { kind: 'crashed', fault, suspects: runs.length },
         );
       }
@@ -533,12 +534,13 @@ export function openPool(options: PoolOptions): Invoker {
     clearTimeout(backoff);
     firstStart?.reject(new AtollError('Runtime.Drained', drained.message));
     enter({ ready: false, reason: 'Runtime.Drained', message: drained.message });
-    for (const run of queue.splice(0)) settleRun(run, { kind: 'returnedUnrun', fault: drained });
+    for (const run of queue.splice(0))
+      settleRun(run, { kind: 'returnedUnrun', fault: drained, began: false });
     active.length = 0;
     for (const worker of [...workers]) {
       const place = worker.place!;
       if (place.only !== undefined) {
-        settleRun(place.only, { kind: 'returnedUnrun', fault: drained });
+        settleRun(place.only, { kind: 'returnedUnrun', fault: drained, began: false });
         delete place.only;
       }
       place.role = 'retired';

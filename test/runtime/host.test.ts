@@ -233,6 +233,70 @@ test('no more is asked for than there are free slots, and no more runs at once',
   expect(deliveries.every(({ settled }) => settled === 1)).toBe(true);
 });
 
+/** An invoker whose processes cannot start until `recover` is called. */
+function broken() {
+  const listeners: (() => void)[] = [];
+  let up = false;
+  const invoked: string[] = [];
+  const invoker: Invoker = {
+    ...scripted((invocation) => {
+      invoked.push(...invocation.events.map(({ id }) => id));
+      return returned();
+    }, 2),
+    get state() {
+      return { ready: up, reason: up ? 'Ready' : 'Runtime.ExitError', message: '' };
+    },
+    onState: (listener) => void listeners.push(() => listener(invoker.state)),
+  };
+  const recover = (): void => {
+    up = true;
+    for (const listener of listeners) listener();
+  };
+  return { invoker, invoked, recover };
+}
+
+function openBroken(deliveries: Delivery[]) {
+  const made = broken();
+  const opened = openFlow({
+    function: { namespace: 'default', name: 'f', uid: 'u' },
+    metrics: openMetrics().of('default', 'f'),
+    log: openLog({ level: 'silent' }),
+    destinations: {},
+  });
+  const trigger = listTrigger(deliveries);
+  opened.use(made.invoker, specOf(), 'v1');
+  return { ...made, opened, trigger, pumped: opened.pump('t', trigger) };
+}
+
+test('while no handler process can run, one event waits with us, the others at their source, and all run in the end', async () => {
+  const deliveries = ['1', '2', '3'].map((id) => deliveryOf(id));
+  const { invoked, recover, trigger, pumped } = openBroken([...deliveries]);
+  for (let turn = 0; turn < 5; turn++) await new Promise(setImmediate);
+  expect(trigger.asked).toBe(1);
+  expect(invoked).toEqual([]);
+  recover();
+  await pumped;
+  expect(invoked).toEqual(['1', '2', '3']);
+  expect(deliveries.map(({ settled }) => settled)).toEqual([1, 1, 1]);
+});
+
+test('while no handler process can run, who waits is told at once to come later', async () => {
+  const callers = ['1', '2'].map((id) => deliveryOf(id, { replies: true, redeliverable: false }));
+  const { invoked, pumped } = openBroken([...callers]);
+  await pumped;
+  expect(callers.map(({ settlement }) => settlement?.kind)).toEqual(['retry', 'retry']);
+  expect(invoked).toEqual([]);
+});
+
+test('what waits for a handler that cannot run goes back when the function stops', async () => {
+  const delivery = deliveryOf('1');
+  const { opened, pumped } = openBroken([delivery]);
+  for (let turn = 0; turn < 5; turn++) await new Promise(setImmediate);
+  opened.stop();
+  await pumped;
+  expect(delivery.settlement).toMatchObject({ kind: 'retry', delayMs: 0, failed: false });
+});
+
 test('a batch is one invocation; each of its events is settled by itself', async () => {
   const sizes: number[] = [];
   const invoker = scripted((invocation) => {

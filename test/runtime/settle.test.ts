@@ -81,14 +81,21 @@ test('who waits is answered at once, never retried', () => {
     threw,
     { kind: 'timedOut', fault, report },
     { kind: 'crashed', fault, suspects: 3, report },
-    { kind: 'returnedUnrun', fault, report },
+    { kind: 'returnedUnrun', fault, began: true, report },
   ];
   for (const outcome of outcomes) expect(decide(outcome, request, retry, 0, 0).kind).toBe('failed');
 });
 
 test('an event handed back uses up no attempt, not even the last', () => {
-  const unrun: Outcome = { kind: 'returnedUnrun', fault, report };
+  const unrun: Outcome = { kind: 'returnedUnrun', fault, began: true, report };
   expect(decide(unrun, queued(3), retry, 0, 0)).toEqual({ kind: 'retry', delayMs: 0, failed: false });
+});
+
+test('with maxAttempts 1 what a handler had begun is Interrupted, and what had not begun is handed back', () => {
+  const once = { ...retry, maxAttempts: 1 };
+  const unrun = (began: boolean): Outcome => ({ kind: 'returnedUnrun', fault, began, report });
+  expect(decide(unrun(true), queued(), once, 0, 0)).toMatchObject({ kind: 'failed', reason: 'Interrupted' });
+  expect(decide(unrun(false), queued(), once, 0, 0)).toMatchObject({ kind: 'retry', failed: false });
 });
 
 test("a process that could not start is not the event's failure", () => {
