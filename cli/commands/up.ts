@@ -86,6 +86,8 @@ export const command = defineCommand({
     else print(await welcome(running));
     await stopped.promise;
     if (output !== 'json') note('stopping: what runs may end; again to hurry');
+    // That connections end is what was asked for.
+    log.level = 'error';
     await running.stop();
   },
 });
@@ -100,7 +102,7 @@ export function terminalLog(json: boolean): Log {
       done();
     },
   });
-  return openLog({ destination: lines, level: 'warn' });
+  return openLog({ destination: lines, level: 'info' });
 }
 
 async function welcome({ info, paths, store }: RunningSite): Promise<string> {

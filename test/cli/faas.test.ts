@@ -1,28 +1,9 @@
 import { execFileSync, spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { chmod, copyFile, mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
-import { delimiter, dirname, join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { temporaryFolder } from '../support/folder.ts';
-import { faas, faasFile, root } from './run.ts';
-
-const otherNode = findOtherNode();
-
-/** A Node in PATH that is not the pinned one; the older the better. */
-function findOtherNode(): { path: string; major: number } | undefined {
-  for (const folder of (process.env['PATH'] ?? '').split(delimiter)) {
-    const path = join(folder, 'node');
-    if (folder.includes('node_modules') || !existsSync(path)) continue;
-    try {
-      const version = execFileSync(path, ['-p', 'process.versions.node'], { encoding: 'utf8' });
-      const major = Number(version.split('.')[0]);
-      if (major >= 18 && major < 24) return { path, major };
-    } catch {
-      // Not one that runs.
-    }
-  }
-  return undefined;
-}
+import { faas, faasFile, otherNode, root } from './run.ts';
 
 describe.skipIf(otherNode === undefined)(
   `started by another Node (${otherNode?.major ?? 'none found'})`,

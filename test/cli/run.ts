@@ -1,7 +1,8 @@
 /** The real command line as a child process, and a real site behind it. */
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { delimiter, dirname, join } from 'node:path';
 import type { Closing } from '../support/closing.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { startProcess, type RunningProcess } from '../support/process.ts';
@@ -54,12 +55,18 @@ export interface TestSite {
 
 /** `faas up` in a folder of its own, on free ports. */
 export async function startSite(
-  options: { args?: string[]; dir?: string; env?: Record<string, string>; closing?: Closing } = {},
+  options: {
+    args?: string[];
+    dir?: string;
+    env?: Record<string, string>;
+    node?: string;
+    closing?: Closing;
+  } = {},
 ): Promise<TestSite> {
   const { closing } = options;
   const dir = options.dir ?? join(await temporaryFolder({ closing }), '.atoll');
   const up = await startProcess(
-    process.execPath,
+    options.node ?? process.execPath,
     [faasFile, 'up', '--dir', dir, '--port', '0', '-o', 'json', ...(options.args ?? [])],
     { name: 'faas up', env: { ...process.env, ...options.env }, graceMs: 20_000, closing },
   );
@@ -108,3 +115,21 @@ export const handler = async (event: { fail?: string; name?: string } | null, co
 /** A function's folder: function.yaml and index.ts. */
 export const functionFolder = (name: string, spec = '', source = greeterSource): Promise<string> =>
   folderWith({ 'function.yaml': manifest(name, spec), 'index.ts': source });
+
+/** A Node in PATH that is not the pinned one, as a user's machine may have first. */
+export const otherNode = findOtherNode();
+
+function findOtherNode(): { path: string; major: number } | undefined {
+  for (const folder of (process.env['PATH'] ?? '').split(delimiter)) {
+    const path = join(folder, 'node');
+    if (folder.includes('node_modules') || !existsSync(path)) continue;
+    try {
+      const version = execFileSync(path, ['-p', 'process.versions.node'], { encoding: 'utf8' });
+      const major = Number(version.split('.')[0]);
+      if (major >= 18 && major < 24) return { path, major };
+    } catch {
+      // Not one that runs.
+    }
+  }
+  return undefined;
+}

@@ -7,7 +7,7 @@ import { startNats } from '../support/nats.ts';
 import { startProcess } from '../support/process.ts';
 import { missing } from '../support/requirement.ts';
 import { startVersitygw } from '../support/s3.ts';
-import { faas, faasFile, functionFolder, startSite } from './run.ts';
+import { faas, faasFile, functionFolder, otherNode, startSite } from './run.ts';
 
 /** All processes whose command line names the folder. */
 async function processesOf(folder: string): Promise<string[]> {
@@ -62,13 +62,39 @@ describe.skipIf(await missing('nats-server'))('faas up', () => {
     expect(await processesOf(first.dir)).toEqual([]);
   }, 60_000);
 
-  test('when its wrapper is killed it stops by itself', async () => {
-    const site = await startSite();
-    expect(site.process.pid).not.toBe(undefined);
-    if (site.process.pid === site.info.pid) return;
+  test.skipIf(otherNode === undefined)('when its wrapper is killed it stops by itself', async () => {
+    const site = await startSite({ node: otherNode!.path });
+    expect(site.process.pid).not.toBe(site.info.pid);
     process.kill(site.process.pid, 'SIGKILL');
     await expect.poll(() => processesOf(site.dir), { timeout: 20_000 }).toEqual([]);
   });
+
+  test('a second signal makes it hurry', async () => {
+    const site = await startSite();
+    const source = `export const handler = () => {
+      console.log('begun');
+      return new Promise((resolve) => setTimeout(resolve, 25_000));
+    };\n`;
+    await site.ok(['deploy', await functionFolder('endless', '', source)]);
+    const logs = await startProcess(process.execPath, [
+      faasFile,
+      'logs',
+      'endless',
+      '-f',
+      '--site',
+      site.dir,
+    ]);
+    const call = site.faas(['invoke', 'endless']);
+    await logs.line(/begun/);
+    const started = Date.now();
+    process.kill(site.info.pid, 'SIGTERM');
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    process.kill(site.info.pid, 'SIGTERM');
+    await site.process.exited;
+    expect(Date.now() - started).toBeLessThan(15_000);
+    expect((await call).code).toBe(3);
+    expect(await processesOf(site.dir)).toEqual([]);
+  }, 60_000);
 
   test('what runs may end when it is told to stop', async () => {
     const site = await startSite();
