@@ -62,8 +62,11 @@ export interface PoolOptions {
 
 /** One invocation from invoke() to its outcome. */
 interface Run extends Deadline {
+  deadlineMs: number;
+  /** What the handler may take, from the moment it is handed the event. */
+  readonly allowedMs: number;
   readonly invocation: Invocation;
-  readonly call: Call;
+  call: Call;
   readonly tail: Tail | undefined;
   readonly settle: (outcome: Outcome) => void;
   /** 0 until it was handed to a process. */
@@ -139,12 +142,15 @@ export function openPool(options: PoolOptions): Invoker {
       const first = invocation.events[0]!;
       const batch = invocation.batch === true || invocation.events.length > 1;
       const requestId = invocation.events.length === 1 ? first.id : randomUUID();
-      const deadlineMs = monotonicMs() + invocation.deadline - Date.now();
+      // Date.now() drops fractions: a timeout may come a millisecond late, never early.
+      const allowedMs = invocation.deadline - Date.now() + 1;
+      const deadlineMs = monotonicMs() + allowedMs;
       const run: Run = {
         invocation,
         call: { requestId, deadlineMs, batch, events: invocation.events },
         tail: invocation.tail === true ? new Tail(requestId, functionVersion) : undefined,
         deadlineMs,
+        allowedMs,
         settle,
         startedMs: 0,
         cold: false,
@@ -186,6 +192,11 @@ export function openPool(options: PoolOptions): Invoker {
     const place = worker.place!;
     run.worker = worker;
     run.startedMs = monotonicMs();
+    // Anew: what it waited for a process to start was not the handler's time.
+    deadlines.remove(run);
+    run.deadlineMs = run.startedMs + run.allowedMs;
+    run.call = { ...run.call, deadlineMs: run.deadlineMs };
+    deadlines.add(run);
     run.cold = !place.used;
     if (run.cold) metrics?.coldStart?.();
     place.used = true;
