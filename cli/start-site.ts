@@ -1,6 +1,8 @@
 /** A site in this process: composes the real parts in order, and stops them in the reverse one. */
 import { mkdir, rm, symlink } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import { openLocalBackend } from '../controller/backends/local.ts';
 import { startBroker, type Broker } from '../controller/broker/nats-server.ts';
 import { startSweep } from '../controller/broker/sweep.ts';
@@ -10,11 +12,13 @@ import { endMarkedProcesses } from '../controller/stores/process-marks.ts';
 import { claimSite, type SiteInfo, type SitePaths } from '../controller/stores/site.ts';
 import type { Store } from '../controller/stores/store.ts';
 import { startGateway } from '../gateway/start.ts';
-import { openNats } from '../runtime/clients/nats.ts';
+import { openNats, type NatsLink } from '../runtime/clients/nats.ts';
 import type { MqttSettings, NatsSettings, S3Settings } from '../runtime/config.ts';
 import { openDeadLetters } from '../runtime/dead-letters.ts';
+import { AtollError } from '../runtime/errors.ts';
 import { openInbox } from '../runtime/inbox.ts';
 import type { Log } from '../runtime/log.ts';
+import { claimState, type Owner } from '../runtime/triggers/forget.ts';
 import { identify } from '../runtime/process/identity.ts';
 import { mqttSettings, natsSettings, s3Settings } from './site-credentials.ts';
 import { version } from './version.ts';
@@ -22,6 +26,8 @@ import { version } from './version.ts';
 /** CONTRACTS 1: also the JetStream domain. */
 const siteName = 'local';
 export const defaultPort = 8700;
+/** How long a start waits for a NATS server that is not ours. */
+const natsWaitMs = 3_000;
 /** On top of the longest timeout of a function: then open requests are cut. */
 const drainGraceMs = 5_000;
 
@@ -69,6 +75,8 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
     const mqtt = await mqttOf(options, broker, paths);
     const link = openNats(nats, { name: `atoll ${siteName} gateway`, site: siteName, log });
     stops.push(() => link.close());
+    const owner = { id: site.id, place: `${hostname()}:${paths.dir}` };
+    if (options.nats !== undefined) await refuseForeignState(link, owner);
     const inbox = openInbox(link, { site: siteName, log });
     const deadLetters = openDeadLetters(link, { site: siteName, log });
     const store = await openDirectoryStore({ dir: paths.dir, log });
@@ -85,7 +93,15 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
     stops.push(() => backend.close());
     const controller = await startController({ store, backend, log });
     stops.push(() => controller.stop());
-    const sweep = startSweep({ store, link, deadLetters, site: siteName, ...(mqtt && { mqtt }), log });
+    const sweep = startSweep({
+      store,
+      link,
+      deadLetters,
+      site: siteName,
+      owner,
+      ...(mqtt && { mqtt }),
+      log,
+    });
     stops.push(() => sweep.stop());
     const keysFile = await keysFileOf(options, paths);
     const gateway = await startGateway({
@@ -111,6 +127,14 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
     await stopAll();
     throw error;
   }
+}
+
+/** A NATS that is away is no reason not to start; the sweep looks again when it is there. */
+async function refuseForeignState(link: NatsLink, owner: Owner): Promise<void> {
+  await Promise.race([link.connection(), pause(natsWaitMs, undefined, { ref: false })]);
+  await claimState(link, siteName, owner).catch((error: unknown) => {
+    if (error instanceof AtollError && error.code === 'SiteInUse') throw error;
+  });
 }
 
 async function ownBroker(options: SiteOptions, paths: SitePaths): Promise<Broker> {

@@ -12,7 +12,10 @@ const settleMs = 1_000;
 
 type ForgetParts = Parameters<typeof forget>[1];
 
-export interface SweepOptions extends Pick<ForgetParts, 'link' | 'deadLetters' | 'site' | 'graceMs'> {
+export interface SweepOptions extends Pick<
+  ForgetParts,
+  'link' | 'deadLetters' | 'site' | 'owner' | 'graceMs'
+> {
   readonly store: Store;
   /** Where the sessions of mqtt triggers are. */
   readonly mqtt?: MqttSettings;

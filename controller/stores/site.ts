@@ -1,4 +1,5 @@
 /** The folder of a site: its layout (CONTRACTS 6), who runs it, and how it is found. */
+import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
@@ -19,6 +20,8 @@ const claimWaitMs = 500;
 export interface SitePaths {
   readonly dir: string;
   readonly version: string;
+  /** Made once: by it the site's folder is known to a broker that it shares. */
+  readonly id: string;
   /** Who runs the site now (SiteInfo); absent while nobody does. */
   readonly site: string;
   /** Keys of the control doors. */
@@ -48,6 +51,7 @@ export function sitePaths(dir: string): SitePaths {
   return {
     dir: root,
     version: at('version'),
+    id: at('id'),
     site: at('site.json'),
     keys: at('keys'),
     s3: at('s3.json'),
@@ -81,6 +85,8 @@ export interface SiteInfo {
 }
 
 export interface ClaimedSite {
+  /** The folder's own, the same at each start. */
+  readonly id: string;
   readonly paths: SitePaths;
   /** Writes site.json. */
   publish(info: SiteInfo): Promise<void>;
@@ -123,7 +129,9 @@ export async function claimSite(dir: string, options: { log: Log }): Promise<Cla
       `process ${error.holder.pid} runs the site ${paths.dir}${where}: use that one, stop it, or give another folder with --dir`,
     );
   });
+  let id: string;
   try {
+    id = await idOf(paths);
     // What a killed predecessor left would send clients to a dead address.
     await rm(paths.site, { force: true });
     await endMarkedProcesses(paths.run, options.log);
@@ -132,6 +140,7 @@ export async function claimSite(dir: string, options: { log: Log }): Promise<Cla
     throw error;
   }
   return {
+    id,
     paths,
     publish: (info) => writeAtomically(paths.site, `${JSON.stringify(info, null, 2)}\n`),
     async release() {
@@ -139,6 +148,17 @@ export async function claimSite(dir: string, options: { log: Log }): Promise<Cla
       await lock.release();
     },
   };
+}
+
+async function idOf(paths: SitePaths): Promise<string> {
+  try {
+    return (await readFile(paths.id, 'utf8')).trim();
+  } catch (error) {
+    if (!isMissing(error)) throw error;
+    const id = randomUUID();
+    await writeAtomically(paths.id, `${id}\n`);
+    return id;
+  }
 }
 
 /** Who runs the site now. Undefined: nobody, also when the last one was killed and left its site.json. */

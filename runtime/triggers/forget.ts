@@ -39,12 +39,48 @@ const graceMs = 60_000;
 const ownedKeys = ['attempts', 'schedule', 'mqtt'];
 const mqttSessionKeys = 'mqtt-topic';
 
-/** Rejects with AtollError NatsUnavailable or JetStreamUnavailable; what was done until then stays done. */
+/** Who a site's state in a NATS account belongs to: a folder, by an id that is made once. */
+export interface Owner {
+  readonly id: string;
+  /** For people: host and folder. */
+  readonly place: string;
+}
+
+/**
+ * Consumers and inbox carry the site's name, not its folder: two sites of one name in one NATS account would take
+ * each other's events, and sweep what is the other's. The first one keeps the name; rejects with AtollError SiteInUse
+ * for any other, NatsUnavailable while NATS is away.
+ */
+export async function claimState(link: NatsLink, site: string, owner: Owner): Promise<void> {
+  const nc = link.current();
+  if (!nc) throw new AtollError('NatsUnavailable', link.state.message);
+  const state = await openState(nc);
+  const key = `site.${site}`;
+  const created = await state.create(key, JSON.stringify(owner)).catch(() => undefined);
+  const entry = created === undefined ? await state.get(key) : undefined;
+  if (entry?.operation !== 'PUT') return;
+  const holder = entry.json<Owner>();
+  if (holder.id === owner.id) return;
+  throw new AtollError(
+    'SiteInUse',
+    `in this NATS account the site "${site}" is that of ${holder.place}: give this one an account of its own, or, if that site is gone, "nats kv del ATOLL_STATE ${key}"`,
+  );
+}
+
+/** Rejects with AtollError NatsUnavailable, JetStreamUnavailable or SiteInUse; what was done until then stays done. */
 export async function forget(
   living: readonly Living[],
-  parts: { link: NatsLink; deadLetters: DeadLetters; site: string; log: Log; graceMs?: number },
+  parts: {
+    link: NatsLink;
+    deadLetters: DeadLetters;
+    site: string;
+    owner: Owner;
+    log: Log;
+    graceMs?: number;
+  },
 ): Promise<Swept> {
   const { link, log } = parts;
+  await claimState(link, parts.site, parts.owner);
   const nc = link.current();
   if (!nc) throw new AtollError('NatsUnavailable', link.state.message);
   const known = new Known(living);

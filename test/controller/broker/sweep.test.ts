@@ -66,6 +66,7 @@ async function lab(options: { mqtt?: boolean } = {}): Promise<Lab> {
         link,
         deadLetters,
         site: 'local',
+        owner: { id: 'folder', place: 'here' },
         log,
         graceMs: 0,
         settleMs: 50,

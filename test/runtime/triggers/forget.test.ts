@@ -16,6 +16,8 @@ import { startNats } from '../../support/nats.ts';
 
 const log = openLog({ level: 'silent' });
 
+const owner = { id: 'this-folder', place: 'robot:/srv/site' };
+
 async function setup(site = 'local') {
   const server = await startNats();
   const link = openNats({ url: server.url }, { name: 'test', site, log });
@@ -33,7 +35,8 @@ async function setup(site = 'local') {
     manager,
     dead,
     inbox,
-    sweep: (living: Living[], graceMs = 0) => forget(living, { link, deadLetters: dead, site, log, graceMs }),
+    sweep: (living: Living[], graceMs = 0) =>
+      forget(living, { link, deadLetters: dead, site, owner, log, graceMs }),
     async openTriggers(ref: FunctionRef, name: string) {
       const source = { stream: 'ORDERS', startAt: 'New', batchSize: 1, batchWindowMs: 0 } as const;
       const stream = contextOf({ nats: link, function: ref, name });
@@ -86,12 +89,26 @@ test('what is younger than the grace stays: it may belong to a function that is 
   expect(await dead.list({ namespace: 'default', name: 'younger' })).toEqual([]);
 });
 
+test('a site of the same name in another folder is refused, and what it would have swept stays', async () => {
+  const { openTriggers, link, dead, consumersOf, sweep } = await setup('here');
+  await openTriggers(ref('fn'), 'main');
+  await sweep([{ ...ref('fn'), triggers: ['main'] }]);
+  const other = { id: 'another-folder', place: 'robot:/srv/other' };
+  const swept = forget([], { link, deadLetters: dead, site: 'here', owner: other, log, graceMs: 0 });
+  await expect(swept).rejects.toMatchObject({
+    code: 'SiteInUse',
+    message: expect.stringContaining(owner.place),
+  });
+  expect(await consumersOf('ORDERS')).toEqual(['default_fn_main']);
+});
+
 test('consumers of another site that shares the server are not touched', async () => {
   const { openTriggers, link, consumersOf } = await setup('here');
   await openTriggers(ref('fn'), 'main');
   await forget([], {
     link,
     site: 'elsewhere',
+    owner,
     log,
     graceMs: 0,
     deadLetters: openDeadLetters(link, { site: 'elsewhere', log }),
