@@ -1,10 +1,11 @@
 /** A site with the echo function and the baseline processes, for every benchmark. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { startSite, type Site } from '../examples/site.ts';
+import { startSite, until, type Site } from '../examples/site.ts';
+import { toolPath } from '../tools/install.ts';
 
 export interface Bench {
   readonly site: Site;
@@ -16,10 +17,12 @@ export interface Bench {
 
 export async function withBench(subjects: string[], use: (bench: Bench) => Promise<void>): Promise<void> {
   const dir = await mkdtemp(join(tmpdir(), 'atoll-bench-'));
-  const site = await startSite(dir, { show: false });
+  // Not the site's own: its CPU time would count for one contender and not for the others.
+  const natsServer = await startNatsServer(dir);
+  const site = await startSite(join(dir, 'site'), { show: false, args: ['--nats', natsServer.url] });
   try {
     await site.faas('deploy', join(import.meta.dirname, 'handlers', 'echo'));
-    const { pid, nats } = JSON.parse(await readFile(join(dir, 'site.json'), 'utf8')) as {
+    const { pid, nats } = JSON.parse(await readFile(join(dir, 'site', 'site.json'), 'utf8')) as {
       pid: number;
       nats: { url: string };
     };
@@ -39,6 +42,32 @@ export async function withBench(subjects: string[], use: (bench: Bench) => Promi
     }
   } finally {
     await site.stop();
+    natsServer.stop();
     await rm(dir, { recursive: true, force: true });
   }
+}
+
+async function startNatsServer(dir: string): Promise<{ url: string; stop(): void }> {
+  const command = await toolPath('nats-server');
+  const ports = join(dir, 'ports');
+  await mkdir(ports);
+  // Port -1: a free one, which the server writes into a file.
+  const args = [
+    '-a',
+    '127.0.0.1',
+    '-p',
+    '-1',
+    '-js',
+    '-sd',
+    join(dir, 'jetstream'),
+    '--ports_file_dir',
+    ports,
+  ];
+  const server = spawn(command, args, { stdio: 'ignore' });
+  const [file] = await until(async () => {
+    const files = await readdir(ports);
+    return files.length > 0 ? files : undefined;
+  });
+  const { nats } = JSON.parse(await readFile(join(ports, file ?? ''), 'utf8')) as { nats: string[] };
+  return { url: nats[0] ?? '', stop: () => server.kill() };
 }

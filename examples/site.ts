@@ -31,11 +31,14 @@ export interface Row {
 }
 export type Attempt = (site: Site) => Promise<Row>;
 
-export async function startSite(dir: string, options: { show: boolean }): Promise<Site> {
+export async function startSite(
+  dir: string,
+  options: { show: boolean; args?: readonly string[] },
+): Promise<Site> {
   const file = join(dir, 'site.json');
   // What an earlier site left behind when it was killed.
   const before = await read(file);
-  const child = spawn(process.execPath, [faasPath, 'up', '--dir', dir], {
+  const child = spawn(process.execPath, [faasPath, 'up', '--dir', dir, ...(options.args ?? [])], {
     stdio: ['ignore', options.show ? 'inherit' : 'pipe', options.show ? 'inherit' : 'pipe'],
   });
   let output = '';
@@ -53,7 +56,7 @@ export async function startSite(dir: string, options: { show: boolean }): Promis
   return {
     dir,
     url: info.url,
-    mqttUrl: info.mqtt.url,
+    mqttUrl: info.mqtt?.url ?? '',
     nats,
     faas: (...args) => faas(dir, args),
     ended,
@@ -68,7 +71,7 @@ export async function startSite(dir: string, options: { show: boolean }): Promis
 interface SiteFile {
   url: string;
   nats: { url: string };
-  mqtt: { url: string };
+  mqtt?: { url: string };
 }
 
 async function readSite(file: string, before: string | undefined): Promise<SiteFile | undefined> {
