@@ -62,7 +62,15 @@ export type Settlement =
   | { kind: 'done'; result?: Result; report?: InvocationReport; tail?: string }
   /** `failed: true`: this event failed its invocation, which counts as an attempt; else it is handed back. */
   | { kind: 'retry'; delayMs: number; failed: boolean }
-  | { kind: 'failed'; fault: Fault; reason: DeadLetterReason; report?: InvocationReport; tail?: string };
+  | {
+      kind: 'failed';
+      fault: Fault;
+      reason: DeadLetterReason;
+      /** How the invocation ended; absent when there was none. */
+      outcome?: 'threw' | 'timedOut' | 'crashed';
+      report?: InvocationReport;
+      tail?: string;
+    };
 
 /** What the handler returned, encoded by the handler process. */
 export interface Result {

@@ -1,6 +1,6 @@
 /** The one place where retry, reject and dead letter are chosen. Pure. */
 import type { RetryPolicy } from '../crds/function.ts';
-import type { Delivery, InvocationReport, Outcome, Settlement } from './event.ts';
+import type { DeadLetterReason, Delivery, InvocationReport, Outcome, Settlement } from './event.ts';
 
 /**
  * What becomes of a delivery whose invocation ended so. `random` is in [0, 1): full jitter over the
@@ -17,32 +17,37 @@ export function decide(
   const told: { report: InvocationReport; tail?: string } = { report: outcome.report };
   if (outcome.tail !== undefined) told.tail = outcome.tail;
   if (outcome.kind === 'returned') return { kind: 'done', result: outcome.result, ...told };
-  if (delivery.replies || !delivery.redeliverable) {
-    return { kind: 'failed', fault: outcome.fault, reason: 'RetriesExhausted', ...told };
-  }
-  // Not this event's failure: it goes back as it came, and no attempt is used up.
+  // Not this event's failure: it goes back as it came, and no attempt is used up; a caller is told to come later.
   if (outcome.kind === 'returnedUnrun') {
     // What was handed to a handler once is not handed out again (CONTRACTS 4.6).
-    if (outcome.began && retry.maxAttempts === 1) {
+    if (outcome.began && retry.maxAttempts === 1 && !delivery.replies) {
       return { kind: 'failed', fault: outcome.fault, reason: 'Interrupted', ...told };
     }
     return { kind: 'retry', delayMs: 0, failed: false };
   }
+  const failed = (reason: DeadLetterReason): Settlement => ({
+    kind: 'failed',
+    fault: outcome.fault,
+    reason,
+    outcome: outcome.kind,
+    ...told,
+  });
+  if (delivery.replies || !delivery.redeliverable) return failed('RetriesExhausted');
   if (outcome.kind === 'crashed' && outcome.suspects === 0) {
     return { kind: 'retry', delayMs: retry.minBackoffMs, failed: false };
   }
   if (outcome.kind === 'threw' && outcome.fault.code === 'Runtime.InvalidEvent') {
-    return { kind: 'failed', fault: outcome.fault, reason: 'Undecodable', ...told };
+    return failed('Undecodable');
   }
   if (outcome.kind === 'threw' && !outcome.retryable) {
-    return { kind: 'failed', fault: outcome.fault, reason: 'Refused', ...told };
+    return failed('Refused');
   }
   if (event.attempt >= retry.maxAttempts) {
-    return { kind: 'failed', fault: outcome.fault, reason: 'RetriesExhausted', ...told };
+    return failed('RetriesExhausted');
   }
   const delayMs = backoffMs(event.attempt, retry, random);
   if (now + delayMs - event.time > retry.maxAgeSeconds * 1000) {
-    return { kind: 'failed', fault: outcome.fault, reason: 'EventAgeExceeded', ...told };
+    return failed('EventAgeExceeded');
   }
   return { kind: 'retry', delayMs, failed: true };
 }

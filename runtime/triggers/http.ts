@@ -154,11 +154,11 @@ function answer(
     response.writeHead(sent.statusCode);
     return void response.end(sent.body);
   }
-  if (settlement.kind === 'retry' || settlement.fault.code === 'Runtime.Drained') {
+  if (settlement.kind === 'retry') {
     response.setHeader('retry-after', '1');
     return answerStatus(response, 503);
   }
-  answerStatus(response, settlement.fault.code === 'Sandbox.Timedout' ? 504 : 502);
+  answerStatus(response, settlement.outcome === 'timedOut' ? 504 : 502);
 }
 
 const statusTexts: Record<number, string> = {

@@ -81,14 +81,11 @@ async function answer(response: ServerResponse, id: string, settlement: Settleme
       'retry-after': '1',
     });
   }
-  if (settlement.kind === 'failed' && settlement.fault.code === 'Runtime.Drained') {
-    return answerError(response, 503, 'FunctionNotReady', settlement.fault.message, { 'retry-after': '1' });
-  }
   const headers: Record<string, string> = { 'atoll-request-id': id };
   if (settlement.tail !== undefined)
     headers['atoll-log-tail'] = Buffer.from(settlement.tail).toString('base64');
   if (settlement.kind === 'failed') {
-    headers['atoll-outcome'] = outcomeOf(settlement.fault);
+    headers['atoll-outcome'] = settlement.outcome ?? 'threw';
     headers['content-type'] = 'application/json';
     response.writeHead(200, headers);
     response.end(JSON.stringify(lambdaError(settlement.fault)));
@@ -99,13 +96,6 @@ async function answer(response: ServerResponse, id: string, settlement: Settleme
     settlement.result?.encoding === 'binary' ? 'application/octet-stream' : 'application/json';
   response.writeHead(200, headers);
   response.end(settlement.result?.data ?? 'null');
-}
-
-function outcomeOf(fault: Fault): 'threw' | 'timedOut' | 'crashed' {
-  if (fault.code === 'Sandbox.Timedout') return 'timedOut';
-  return ['Runtime.ExitError', 'Runtime.OutOfMemory', 'Runtime.StartError'].includes(fault.code)
-    ? 'crashed'
-    : 'threw';
 }
 
 /** Lambda's error object: what an invoker gets as payload when the function failed. */

@@ -81,9 +81,15 @@ test('who waits is answered at once, never retried', () => {
     threw,
     { kind: 'timedOut', fault, report },
     { kind: 'crashed', fault, suspects: 3, report },
-    { kind: 'returnedUnrun', fault, began: true, report },
   ];
   for (const outcome of outcomes) expect(decide(outcome, request, retry, 0, 0).kind).toBe('failed');
+});
+
+test('a caller whose invocation was given back is told to come later', () => {
+  const unrun: Outcome = { kind: 'returnedUnrun', fault, began: true, report };
+  for (const policy of [retry, { ...retry, maxAttempts: 1 }]) {
+    expect(decide(unrun, request, policy, 0, 0)).toMatchObject({ kind: 'retry', failed: false });
+  }
 });
 
 test('an event handed back uses up no attempt, not even the last', () => {

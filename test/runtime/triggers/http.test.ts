@@ -18,12 +18,14 @@ afterEach(async () => {
 
 const json = (value: unknown): Result => ({ encoding: 'json', data: Buffer.from(JSON.stringify(value)) });
 const report = { requestId: 'r', durationMs: 1, maxMemoryMiB: 1, coldStart: false };
-const failed = (code: string): Settlement => ({
+const failed = (outcome: 'threw' | 'timedOut' | 'crashed'): Settlement => ({
   kind: 'failed',
-  fault: { code, message: 'secret detail' },
+  fault: { code: 'Error', message: 'secret detail' },
   reason: 'RetriesExhausted',
+  outcome,
   report,
 });
+const comeLater: Settlement = { kind: 'retry', delayMs: 0, failed: false };
 
 async function open(kind: 'http' | 'invoke', timeoutSeconds = 5) {
   const server = openServer({ host: '127.0.0.1', port: 0 }, log);
@@ -109,19 +111,22 @@ test('status, headers with several values, cookies and a binary body come back a
 });
 
 test.each([
-  ['Error', 502],
-  ['Sandbox.Timedout', 504],
-  ['Runtime.ExitError', 502],
-  ['Runtime.Drained', 503],
-])('a fault %s is answered %i, and tells the caller nothing of the inside', async (code, status) => {
-  const { base, next } = await open('http');
-  const answered = fetch(`${base}/things`);
-  await (await next()).settle(failed(code));
-  const response = await answered;
-  expect(response.status).toBe(status);
-  expect(await response.text()).not.toContain('secret detail');
-  if (status === 503) expect(response.headers.get('retry-after')).toBe('1');
-});
+  ['threw', failed('threw'), 502],
+  ['timed out', failed('timedOut'), 504],
+  ['crashed', failed('crashed'), 502],
+  ['was stopped before it ended', comeLater, 503],
+] as const)(
+  'the caller of a handler that %s is told nothing of its inside',
+  async (_how, settlement, status) => {
+    const { base, next } = await open('http');
+    const answered = fetch(`${base}/things`);
+    await (await next()).settle(settlement);
+    const response = await answered;
+    expect(response.status).toBe(status);
+    expect(await response.text()).not.toContain('secret detail');
+    if (status === 503) expect(response.headers.get('retry-after')).toBe('1');
+  },
+);
 
 test.each([
   ['a status code that is none', { statusCode: 'abc' }],
@@ -243,20 +248,26 @@ test('the invoke door hands over id and payload, and answers with outcome and lo
   expect(await response.json()).toBe(7);
 });
 
-test.each([
-  ['Error', 'threw'],
-  ['Sandbox.Timedout', 'timedOut'],
-  ['Runtime.ExitError', 'crashed'],
-  ['Runtime.OutOfMemory', 'crashed'],
-])("a fault %s comes out of the invoke door as %s with Lambda's error object", async (code, outcome) => {
+test.each(['threw', 'timedOut', 'crashed'] as const)(
+  "a handler that %s comes out of the invoke door so, with Lambda's error object",
+  async (outcome) => {
+    const { base, next } = await open('invoke');
+    const answered = fetch(base, { method: 'POST', body: '1' });
+    const fault = { code: 'RangeError', message: 'why', stack: ['at x'] };
+    await (await next()).settle({ kind: 'failed', fault, reason: 'Refused', outcome, report });
+    const response = await answered;
+    expect(response.headers.get('atoll-outcome')).toBe(outcome);
+    expect(await response.json()).toEqual({ errorType: 'RangeError', errorMessage: 'why', trace: ['at x'] });
+  },
+);
+
+test('an invocation that was given back is answered 503 with Retry-After', async () => {
   const { base, next } = await open('invoke');
   const answered = fetch(base, { method: 'POST', body: '1' });
-  await (
-    await next()
-  ).settle({ kind: 'failed', fault: { code, message: 'why', stack: ['at x'] }, reason: 'Refused', report });
+  await (await next()).settle(comeLater);
   const response = await answered;
-  expect(response.headers.get('atoll-outcome')).toBe(outcome);
-  expect(await response.json()).toEqual({ errorType: code, errorMessage: 'why', trace: ['at x'] });
+  expect(response.status).toBe(503);
+  expect(response.headers.get('retry-after')).toBe('1');
 });
 
 test('the invoke door takes POST only, and answers 429 when no slot became free in time', async () => {
