@@ -37,6 +37,8 @@ const lastOutputMs = 200;
 /** A process that even SIGKILL does not end (stuck in a driver) is counted as ended after this. */
 const unkillableMs = 2_000;
 const rememberedErrorLines = 40;
+/** A .js file may be either kind of module, as in Lambda; Node's advice about that is not for the function's log. */
+const quietFlags = ['--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'];
 
 /**
  * Read by Node once, as it starts, so setting them later would be without effect. All others reach the
@@ -123,7 +125,7 @@ export class Worker<Run> {
     if (cache !== undefined) env['NODE_COMPILE_CACHE'] = cache;
     this.#child = spawnBound(
       options.nodeBinary,
-      [...heapFlags(options.memoryBytes), '--enable-source-maps', child],
+      [...heapFlags(options.memoryBytes), ...quietFlags, '--enable-source-maps', child],
       { cwd: options.init.root, env, stdio: ['ignore', 'pipe', 'pipe', 'pipe'] },
     );
     this.#socket = this.#child.stdio[3] as Socket;

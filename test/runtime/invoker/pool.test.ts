@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { build } from 'esbuild';
 import { expect, test, vi } from 'vitest';
@@ -110,6 +111,16 @@ test('nodejs22.x runs in Node 22, with the same answers', async () => {
   expect(await permanent.call({})).toMatchObject({ kind: 'threw', fault: { code: 'PermanentError' } });
   const commonjs = await startFixture(openPool, 'commonjs', { runtime: 'nodejs22.x' });
   expect(returned(await commonjs.call({}))).toMatchObject({ permanent: true });
+});
+
+test('an ES module in a .js file of a package without a type runs, and Node gives no advice in its log', async () => {
+  const root = await temporaryFolder();
+  await writeFile(join(root, 'package.json'), '{}');
+  await writeFile(join(root, 'index.js'), 'export const handler = async (event) => event;');
+  const { call, invoker, records } = await startFixture(openPool, 'ok', { root });
+  expect(returned(await call(1))).toBe(1);
+  await invoker.drain(Date.now() + 1000);
+  expect(records.filter(({ source }) => source === 'stderr')).toEqual([]);
 });
 
 test('a stack of bundled code points into its source', async () => {
