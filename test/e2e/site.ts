@@ -210,6 +210,24 @@ export async function liveStatus(url: string, name: string): Promise<FunctionSta
   return (await answer.json()) as FunctionStatus;
 }
 
+/** What `faas describe` prints, once it fits. */
+export async function describes(site: Site, name: string, pattern: RegExp): Promise<string> {
+  return await until(`describe ${name} says ${pattern}`, async () => {
+    const { stdout } = await site.faas('describe', name);
+    if (pattern.test(stdout)) return stdout;
+    throw new Error(stdout);
+  });
+}
+
+/** Why it is not ready, as soon as it is not. */
+export async function unready(site: Site, name: string): Promise<{ reason: string; message: string }> {
+  return await until(`${name} is not ready`, async () => {
+    const { conditions = [] } = await liveStatus(site.info.url, name);
+    const ready = conditions.find(({ type }) => type === 'Ready');
+    return ready?.status === 'False' ? ready : undefined;
+  });
+}
+
 export interface LivingProcess extends ProcessIdentity {
   readonly commandLine: string;
   readonly parent: number;
