@@ -1,0 +1,205 @@
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdir, readdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
+import { Header } from 'tar';
+import { beforeAll, expect, test, vi } from 'vitest';
+import { describes, startSite, unready, until, type Site } from './site.ts';
+
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 120_000 });
+
+let site: Site;
+beforeAll(async () => {
+  site = await startSite();
+  await mkdir(site.work, { recursive: true });
+});
+
+const functionWith = (spec: object, name = 'probe'): object => ({
+  apiVersion: 'atoll.dev/v1alpha1',
+  kind: 'Function',
+  metadata: { name },
+  spec,
+});
+const trigger = (source: object): object => ({ triggers: [{ name: 'one', ...source }] });
+
+let files = 0;
+async function fileOf(...objects: object[]): Promise<string> {
+  const file = join(site.work, `manifest-${(files += 1)}.yaml`);
+  // JSON is YAML.
+  await writeFile(file, objects.map((object) => JSON.stringify(object, null, 2)).join('\n---\n'));
+  return file;
+}
+
+async function names(): Promise<string[]> {
+  const { stdout } = await site.faas('list', '-o', 'json');
+  const found = JSON.parse(stdout) as { metadata?: { name: string }; name?: string }[];
+  return found.map(({ metadata, name }) => metadata?.name ?? name ?? '');
+}
+
+const bad: [what: string, spec: object, path: string, says: RegExp][] = [
+  ['an unknown field', { timeout: 3 }, 'spec.timeout', /unknown|not known|timeoutSeconds/],
+  ['an unknown field far inside', trigger({ nats: { subjct: 'a' } }), 'subjct', /unknown|not known|subject/],
+  ['a wrong type', { timeoutSeconds: 'ten' }, 'spec.timeoutSeconds', /ten/],
+  [
+    'two sources in one trigger',
+    trigger({ nats: { subject: 'a' }, mqtt: { topic: 'a' } }),
+    'triggers',
+    /one/,
+  ],
+  ['no source in a trigger', trigger({}), 'triggers', /one/],
+  ['a bad cron', trigger({ schedule: { cron: '61 * * * *' } }), 'cron', /61/],
+  ['a bad subject', trigger({ nats: { subject: 'a..b' } }), 'subject', /a\.\.b/],
+  ['an MQTT topic with # in the middle', trigger({ mqtt: { topic: 'a/#/b' } }), 'topic', /#/],
+  ['timeout 0', { timeoutSeconds: 0 }, 'spec.timeoutSeconds', /0/],
+  [
+    'duplicate trigger names',
+    { triggers: [0, 1].map((n) => ({ name: 'same', nats: { subject: `a.${n}` } })) },
+    'triggers',
+    /same/,
+  ],
+  ['a trigger called invoke', { triggers: [{ name: 'invoke', nats: { subject: 'a' } }] }, 'name', /invoke/],
+  ['a reserved variable', { env: [{ name: 'AWS_LAMBDA_FUNCTION_NAME', value: 'x' }] }, 'env', /AWS_LAMBDA/],
+  ['a package without its digest', { package: { uri: 's3://a/b.tgz' } }, 'package', /sha256/],
+];
+
+test.each(bad)(
+  'a manifest with %s is refused by apply and deploy with path and value',
+  async (_what, spec, path, says) => {
+    const file = await fileOf(functionWith(spec));
+    const source = await site.write({ name: 'source', code: 'export const handler = () => 1;' });
+    for (const args of [
+      ['apply', '-f', file],
+      ['deploy', source, '-f', file],
+    ]) {
+      const { code, stdout, stderr } = await site.run(args);
+      expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
+      expect(stderr).toContain(file);
+      expect(stderr).toContain(path);
+      expect(stderr).toMatch(says);
+    }
+    expect(await names()).not.toContain('probe');
+  },
+);
+
+test('of several documents one is wrong: none is applied, and every mistake is told', async () => {
+  const file = await fileOf(
+    functionWith({}, 'first'),
+    functionWith({ timeoutSeconds: -1, concurrency: 'many' }, 'second'),
+    functionWith({ nothing: true }, 'third'),
+  );
+  const { code, stderr } = await site.run(['apply', '-f', file]);
+  expect(code).toBe(2);
+  for (const part of ['spec.timeoutSeconds', 'spec.concurrency', 'spec.nothing', '3 problems']) {
+    expect(stderr).toContain(part);
+  }
+  expect(await names()).toEqual([]);
+});
+
+test('what is no YAML, no Function or empty is refused with the file and what is wrong', async () => {
+  for (const [text, says] of [
+    ['kind: [Function', /line|flow/i],
+    ['apiVersion: v1\nkind: Pod\nmetadata: {name: a}', /kind|apiVersion/],
+    ['', /no document|empty|no Function/i],
+  ] as const) {
+    const file = join(site.work, `manifest-${(files += 1)}.yaml`);
+    await writeFile(file, text);
+    const { code, stderr } = await site.run(['apply', '-f', file]);
+    expect(code).toBe(2);
+    expect(stderr).toContain(file);
+    expect(stderr).toMatch(says);
+  }
+});
+
+test('sources without the file that the handler names are not deployed', async () => {
+  const folder = await site.write({ name: 'nofile', spec: { handler: 'main.handler' }, code: '' });
+  const { code, stderr } = await site.run(['deploy', folder]);
+  expect(code).not.toBe(0);
+  expect(stderr).toMatch(/main\.(ts|handler)/);
+  expect(await names()).not.toContain('nofile');
+});
+
+interface Entry {
+  path: string;
+  data?: string;
+  type?: 'File' | 'SymbolicLink' | 'Link' | 'CharacterDevice';
+  linkpath?: string;
+}
+
+/** As an attacker would pack it: our own packer refuses these. */
+function archive(entries: Entry[]): Buffer {
+  const blocks = entries.flatMap(({ path, data = '', type = 'File', linkpath = '' }) => {
+    const content = Buffer.from(data);
+    const header = Buffer.alloc(512);
+    new Header({ path, mode: 0o644, size: content.length, type, linkpath, mtime: new Date(0) }).encode(
+      header,
+    );
+    return [header, content, Buffer.alloc((512 - (content.length % 512)) % 512)];
+  });
+  return gzipSync(Buffer.concat([...blocks, Buffer.alloc(1024)]));
+}
+
+const sha256Of = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
+const good: Entry = { path: 'index.mjs', data: 'export const handler = () => "fine";' };
+const goodBytes = archive([good]);
+const truncated = goodBytes.subarray(0, goodBytes.length - 40);
+
+const packages: [what: string, bytes: Buffer, sha256: string, reason: string, says: RegExp][] = [
+  ['another digest', goodBytes, 'a'.repeat(64), 'PackageDigestMismatch', new RegExp(sha256Of(goodBytes))],
+  [
+    'its end cut off',
+    truncated,
+    sha256Of(truncated),
+    'PackageInvalid',
+    /truncated|unexpected end|cut|incomplete/i,
+  ],
+  ['no archive in it', Buffer.from('hello'), sha256Of(Buffer.from('hello')), 'PackageInvalid', /gzip|tar/i],
+  ...(
+    [
+      ['a path that leaves it', { path: '../escaped.mjs', data: 'x' }, /escaped\.mjs.*leads out/],
+      ['an absolute path', { path: '/tmp/atoll-escaped', data: 'x' }, /absolute/],
+      ['a symbolic link', { path: 'link', type: 'SymbolicLink', linkpath: '../..' }, /link/i],
+      ['a hard link', { path: 'link', type: 'Link', linkpath: '/etc/passwd' }, /link/i],
+      ['a device', { path: 'device', type: 'CharacterDevice' }, /device|special|CharacterDevice/i],
+    ] as const
+  ).map(([what, entry, says]): [string, Buffer, string, string, RegExp] => {
+    const bytes = archive([good, entry]);
+    return [what, bytes, sha256Of(bytes), 'PackageInvalid', says];
+  }),
+];
+
+/** A function of that package, as somebody else's tool would declare it. */
+async function declare(name: string, bytes: Buffer, sha256: string): Promise<void> {
+  await writeFile(join(site.dir, 'packages', `${sha256}.tgz`), bytes);
+  const uri = `file://${join(site.dir, 'packages', `${sha256}.tgz`)}`;
+  await site.faas('apply', '-f', await fileOf(functionWith({ package: { uri, sha256 } }, name)));
+}
+
+test.each(packages)(
+  'a package with %s: refused with the reason, nothing of it is put in place',
+  async (_what, bytes, sha256, reason, says) => {
+    const name = `pack-${sha256.slice(0, 8)}`;
+    await declare(name, bytes, sha256);
+    await until(`${reason} is told`, async () => (await unready(site, name)).reason === reason || undefined);
+    const { message } = await unready(site, name);
+    expect(message).toMatch(says);
+    await describes(site, name, new RegExp(`PackageReady +False .*${reason}`));
+    expect((await readdir(join(site.dir, 'cache'))).filter((entry) => entry.includes(sha256))).toEqual([]);
+    expect(existsSync(join(site.dir, 'cache', 'escaped.mjs'))).toBe(false);
+    expect(existsSync('/tmp/atoll-escaped')).toBe(false);
+    await site.faas('delete', name);
+  },
+);
+
+test('the same archive with the right digest is taken; without the file of the handler it takes no place', async () => {
+  await declare('fine', goodBytes, sha256Of(goodBytes));
+  await site.ready('fine');
+  expect(await site.invoke('fine')).toBe('fine');
+  const headless = archive([{ path: 'other.mjs', data: good.data ?? '' }]);
+  await declare('fine', headless, sha256Of(headless));
+  await until('it is told what was looked for', async () => {
+    const { reason, message } = await unready(site, 'fine');
+    return (reason === 'Runtime.ImportModuleError' && /index\.mjs/.test(message)) || undefined;
+  });
+  expect(await site.invoke('fine')).toBe('fine');
+});
