@@ -60,7 +60,10 @@ export type DeadLetterReason =
 
 export type Settlement =
   | { kind: 'done'; result?: Result; report?: InvocationReport; tail?: string }
-  /** `failed: true`: this event failed its invocation, which counts as an attempt; else it is handed back. */
+  /**
+   * `failed: true`: this event failed its invocation, which counts as an attempt; else it is handed back. A caller
+   * who waits (`replies`) is told to come later.
+   */
   | { kind: 'retry'; delayMs: number; failed: boolean }
   | {
       kind: 'failed';
