@@ -3,7 +3,7 @@ import { forgetMqtt, mqttClientId } from '../../runtime/clients/mqtt.ts';
 import type { MqttSettings } from '../../runtime/config.ts';
 import { faultOf } from '../../runtime/errors.ts';
 import type { Log } from '../../runtime/log.ts';
-import { forget, forgetSessionKey, type Living, type Swept } from '../../runtime/triggers/forget.ts';
+import { forget, forgetSessionKey, graceMs, type Living, type Swept } from '../../runtime/triggers/forget.ts';
 import { UnreadableObjectError, type Store } from '../stores/store.ts';
 
 const sweepMs = 5 * 60_000;
@@ -31,6 +31,7 @@ export interface Sweep {
 export function startSweep(options: SweepOptions): Sweep {
   const { store, link, log } = options;
   let soon: NodeJS.Timeout | undefined;
+  let later: NodeJS.Timeout | undefined;
   let sweeping: Promise<void> = Promise.resolve();
   let stopped = false;
 
@@ -51,7 +52,14 @@ export function startSweep(options: SweepOptions): Sweep {
     await forgetSessions(await forget(living, options), options);
   }
 
-  const stopWatching = store.watch(sweepSoon);
+  function changed(): void {
+    sweepSoon();
+    // What a deleted Function wrote in its last minute is too young for the first.
+    clearTimeout(later);
+    later = setTimeout(sweepSoon, (options.graceMs ?? graceMs) + (options.settleMs ?? settleMs));
+  }
+
+  const stopWatching = store.watch(changed);
   const stopListening = link.onState(({ connected }) => {
     if (connected) sweepSoon();
   });
@@ -63,6 +71,7 @@ export function startSweep(options: SweepOptions): Sweep {
       stopListening();
       clearInterval(timer);
       clearTimeout(soon);
+      clearTimeout(later);
       await sweeping;
     },
   };

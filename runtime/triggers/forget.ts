@@ -33,7 +33,7 @@ export interface Swept {
 }
 
 /** What is younger may belong to a Function that came after `living` was gathered. */
-const graceMs = 60_000;
+export const graceMs = 60_000;
 
 /** Keys of ATOLL_STATE that name a trigger: `<kind>.<namespace>.<function>.<trigger>[.…]`. */
 const ownedKeys = ['attempts', 'schedule', 'mqtt'];
