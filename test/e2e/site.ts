@@ -14,7 +14,8 @@ import { startProcess, type Exit, type RunningProcess } from '../support/process
 const faasFile = join(import.meta.dirname, '..', '..', 'cli', 'faas.js');
 /** Running functions may end first. */
 const stopGraceMs = 30_000;
-const pollMs = 25;
+/** The first looks come soon after one another, the later ones less so. */
+const pollMs = { first: 25, last: 250 };
 
 export interface SiteOptions {
   /** Of `faas up`, such as `--nats`. */
@@ -283,6 +284,7 @@ export async function until<T>(
   timeoutMs = 30_000,
 ): Promise<T> {
   const deadline = Date.now() + timeoutMs;
+  let waitMs = pollMs.first;
   for (let failure: unknown; ;) {
     try {
       const found = await ask();
@@ -295,6 +297,7 @@ export async function until<T>(
       const last = failure === undefined ? '' : `; the last try: ${String(failure)}`;
       throw new Error(`not within ${timeoutMs / 1000} s: ${what}${last}`);
     }
-    await new Promise((resolve) => setTimeout(resolve, pollMs));
+    await new Promise((resolve) => setTimeout(resolve, waitMs));
+    waitMs = Math.min(pollMs.last, waitMs * 1.2);
   }
 }
