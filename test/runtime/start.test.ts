@@ -1,0 +1,177 @@
+import { once } from 'node:events';
+import { createServer, type ServerResponse } from 'node:http';
+import { jetstreamManager } from '@nats-io/jetstream';
+import { expect, test } from 'vitest';
+import { closeLater } from '../support/closing.ts';
+import { startNats } from '../support/nats.ts';
+import { functionConfig, startedHost } from './started-host.ts';
+
+const pid = 'exports.handler = () => process.pid';
+const answering = (value: number): string => `exports.handler = () => ${value}`;
+
+/** A place where handlers wait until they are let go. */
+async function gate(): Promise<{ code: string; entered: Promise<void>; open(): void }> {
+  const entered = Promise.withResolvers<void>();
+  const waiting: ServerResponse[] = [];
+  const server = createServer((_request, response) => {
+    waiting.push(response);
+    entered.resolve();
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const open = (): void => {
+    for (const response of waiting.splice(0)) response.end('go on');
+  };
+  closeLater(async () => {
+    server.closeAllConnections();
+    server.close();
+  });
+  const { port } = server.address() as { port: number };
+  return {
+    code: `exports.handler = async () => (await fetch('http://127.0.0.1:${port}/')).text()`,
+    entered: entered.promise,
+    open,
+  };
+}
+
+test('the host is healthy at once, and ready when every function has code that answers', async () => {
+  const host = await startedHost([functionConfig('later')]);
+  expect(await host.ask('/healthz')).toMatchObject({ status: 200, body: 'ok\n' });
+  expect(await host.ask('/readyz')).toMatchObject({ status: 503, body: 'running; not ready: later\n' });
+  const now = functionConfig('later', answering(1), { generation: 2 });
+  await host.reload([now]);
+  await host.untilReady(now);
+  expect(await host.ask('/readyz')).toMatchObject({ status: 200, body: 'ok\n' });
+  expect(await host.ask('/nothing')).toMatchObject({ status: 404 });
+});
+
+test('a host that drains is not ready any more, and answers what it had taken', async () => {
+  const slow = await gate();
+  const held = functionConfig('held', slow.code);
+  const host = await startedHost([held]);
+  await host.untilReady(held);
+  const answer = host.invoke('held');
+  await slow.entered;
+  const stopped = host.stop();
+  expect(await host.ask('/readyz')).toMatchObject({ status: 503, body: 'stopping; not ready: -\n' });
+  slow.open();
+  expect(await answer).toBe('go on');
+  await stopped;
+});
+
+test('a watcher is told what is there, then what changes and what goes; stopping the host ends it', async () => {
+  const one = functionConfig('one', answering(1));
+  const host = await startedHost([one]);
+  await host.untilReady(one);
+  const lines = await host.watch();
+  expect((await lines.next()).value).toMatchObject({
+    function: { name: 'one', uid: 'uid-one', generation: 1, handler: { ready: true } },
+  });
+  await host.reload([]);
+  expect((await lines.next()).value).toEqual({ removed: { namespace: 'default', name: 'one' } });
+  const two = functionConfig('two', answering(2));
+  await host.reload([two]);
+  expect((await lines.next()).value).toMatchObject({ function: { name: 'two', handler: { ready: false } } });
+  await host.untilReady(two);
+  const { body } = await host.ask('/status');
+  expect(JSON.parse(body)).toMatchObject({ functions: [{ name: 'two', handler: { ready: true } }] });
+  await host.stop();
+  const rest = await Array.fromAsync(lines);
+  expect(rest.at(-1)).toMatchObject({ function: { name: 'two', handler: { ready: true } } });
+});
+
+test('functions come, change and go with the config file, and the others keep their process', async () => {
+  const stays = functionConfig('stays', pid);
+  const changes = functionConfig('changes', answering(1));
+  const goes = functionConfig('goes', answering(1));
+  const host = await startedHost([stays, changes, goes]);
+  await host.untilReady(stays, changes, goes);
+  const before = await host.invoke('stays');
+  const changed = functionConfig('changes', answering(2), { generation: 2 });
+  const comes = functionConfig('comes', answering(3));
+  await host.reload([stays, changed, comes]);
+  await host.untilReady(changed, comes);
+  expect([await host.invoke('changes'), await host.invoke('comes')]).toEqual([2, 3]);
+  expect(await host.invoke('stays')).toBe(before);
+  expect(await host.ask('/invoke/default/goes', 1)).toMatchObject({ status: 404 });
+});
+
+test('a function that drains slowly holds up no other; only its successor of the same name waits for it', async () => {
+  const slow = await gate();
+  const held = functionConfig('held', slow.code);
+  const host = await startedHost([held]);
+  await host.untilReady(held);
+  const answer = host.invoke('held');
+  await slow.entered;
+  const successor = functionConfig('held', answering(2), { uid: 'uid-anew' });
+  const other = functionConfig('other', answering(3));
+  await host.reload([successor, other]);
+  await host.untilReady(other);
+  expect(await host.invoke('other')).toBe(3);
+  expect(host.logs.filter(({ message }) => message === 'version in service')).toHaveLength(2);
+  slow.open();
+  expect(await answer).toBe('go on');
+  await host.untilReady(successor);
+  expect(await host.invoke('held')).toBe(2);
+});
+
+test('a config that cannot be read is told, and everything stays as it was', async () => {
+  const one = functionConfig('one', answering(1));
+  const host = await startedHost([one]);
+  await host.untilReady(one);
+  await host.reload('{ "site": "lo');
+  expect(await host.invoke('one')).toBe(1);
+  await host.untilLogged(({ level, message }) => level === 'ERROR' && message.includes('could not be read'));
+  const two = functionConfig('two', answering(2));
+  await host.reload([one, two]);
+  await host.untilReady(two);
+});
+
+test('/metrics has every figure of a function, and no subject, topic or id as a label', async () => {
+  const server = await startNats();
+  const client = await server.connect();
+  await (await jetstreamManager(client)).streams.add({ name: 'ORDERS', subjects: ['orders.secret'] });
+  const code = `exports.handler = (event) => {
+    if (event === 'exit') process.exit(3);
+    if (event === 'fail') throw new Error('no');
+    return event;
+  }`;
+  const orders = functionConfig('orders', code, {
+    spec: {
+      triggers: [{ name: 'placed', jetstream: { stream: 'ORDERS', startAt: 'All' } }],
+      retry: { maxAttempts: 2, minBackoffMs: 1, maxBackoffMs: 1 },
+    },
+  });
+  const host = await startedHost([orders], { nats: { url: server.url } });
+  await host.untilReady(orders);
+  for (const event of ['ok', 'fail', 'exit']) {
+    const stored = await client.request('orders.secret', JSON.stringify(event));
+    const id = `ORDERS:${stored.json<{ seq: number }>().seq}`;
+    const ended = event === 'ok' ? 'REPORT' : 'event dead-lettered';
+    await host.untilLogged(({ message, requestId }) => message === ended && requestId === id);
+  }
+  // The memory of handler processes is looked at every half second.
+  await expect
+    .poll(async () => (await host.ask('/metrics')).body, { timeout: 10_000 })
+    .toContain('atoll_handler_memory_bytes{');
+  const { body, headers } = await host.ask('/metrics');
+  expect(headers['content-type']).toContain('text/plain');
+  const of = 'namespace="default",function="orders"';
+  for (const sample of [
+    `atoll_invocations_total{${of},trigger="placed",outcome="returned"} 1`,
+    `atoll_invocations_total{${of},trigger="placed",outcome="threw"} 2`,
+    `atoll_invocations_total{${of},trigger="placed",outcome="crashed"} 2`,
+    `atoll_invocation_duration_seconds_count{${of},trigger="placed"} 5`,
+    `atoll_queue_wait_seconds_count{${of},trigger="placed"} 3`,
+    `atoll_invocations_in_flight{${of}} 0`,
+    `atoll_cold_starts_total{${of}} 2`,
+    `atoll_retries_total{${of},trigger="placed"} 2`,
+    `atoll_dead_letters_total{${of},trigger="placed",reason="RetriesExhausted"} 2`,
+    `atoll_trigger_connected{${of},trigger="placed"} 1`,
+    `atoll_trigger_lag_events{${of},trigger="placed"} 0`,
+    `atoll_process_restarts_total{${of},reason="crash"} 2`,
+  ]) {
+    expect(body.split('\n')).toContain(sample);
+  }
+  expect(body).not.toContain('orders.secret');
+  expect(body).not.toContain('ORDERS');
+});
