@@ -6,6 +6,9 @@ import { watchConflicts } from './function/conflicts.ts';
 import { reconcileFunctions } from './function/reconcile.ts';
 import type { Store, Watchable } from './stores/store.ts';
 
+/** For one Function, of which there may be hundreds. */
+const firstLookMs = 5_000;
+
 export interface ControllerOptions {
   readonly store: Store;
   readonly backend: Backend;
@@ -24,9 +27,14 @@ export interface Controller {
 export async function startController(options: ControllerOptions): Promise<Controller> {
   const { store, backend, log, concurrency, resyncMs, now } = options;
   const conflicts: Watchable = watchConflicts(store, log);
+  const reconcile = reconcileFunctions({ store, backend, ...(now && { now }) });
+  // Before anybody asks: what an earlier run wrote into the status is no news of this one. What fails is tried
+  // again by the engine, which says why.
+  for (const key of await store.keys())
+    await reconcile(key, AbortSignal.timeout(firstLookMs)).catch(() => {});
   const engine = startEngine({
     sources: [store, backend, conflicts],
-    reconcile: reconcileFunctions({ store, backend, ...(now && { now }) }),
+    reconcile,
     log,
     ...(concurrency !== undefined && { concurrency }),
     ...(resyncMs !== undefined && { resyncMs }),

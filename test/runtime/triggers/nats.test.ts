@@ -162,7 +162,7 @@ test('what overflows the buffer is dropped and said, a request is answered 503; 
   const fitting = Math.floor(bufferBytes / (chunk + 512));
   const payloads = Array.from({ length: fitting + 3 }, (_, i) => new Uint8Array(chunk).fill(i));
   await publishAll(client, 'greet.world', payloads);
-  const refused = await client.request('greet.world', new Uint8Array(chunk), { timeout: 10_000 });
+  const refused = await client.request('greet.world', new Uint8Array(chunk), { timeout: 25_000 });
   expect(refused.headers?.get('Nats-Service-Error-Code')).toBe('503');
   expect(reports.dropped).toEqual(Array(3).fill('greet.world'));
   for (let i = 0; i < fitting; i++) expect((await next()).event.data[0]).toBe(i);
