@@ -90,6 +90,12 @@ export function envelope(ref: FunctionRef, version: string, event: TriggerEvent,
   };
 }
 
+/** How many functions an event came through. Whoever publishes may write anything into that header. */
+export function hopsOf(event: TriggerEvent): number {
+  const hops = Number(event.headers['Atoll-Hops'] ?? 0);
+  return hops > 0 ? hops : 0;
+}
+
 /** Publishes; throws an AtollError where the broker is away. */
 export async function send(
   destination: DestinationSpec,
@@ -103,7 +109,7 @@ export async function send(
     if (!connection)
       throw new AtollError('NatsUnavailable', `NATS is away: nothing sent to ${destination.nats.subject}`);
     const headers = natsHeaders();
-    headers.set('Atoll-Hops', String(Number(event.headers['Atoll-Hops'] ?? 0) + 1));
+    headers.set('Atoll-Hops', String(hopsOf(event) + 1));
     connection.publish(destination.nats.subject, data, { headers });
     await connection.flush();
   }

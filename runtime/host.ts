@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import type { FunctionSpec } from '../crds/function.ts';
 import type { DeadLetters } from './dead-letters.ts';
-import { envelope, send, type DestinationParts, type Ending } from './destinations.ts';
+import { envelope, hopsOf, send, type DestinationParts, type Ending } from './destinations.ts';
 import type { DeadLetterReason, Delivery, InvocationReport, Outcome, Settlement } from './event.ts';
 import type { Fault } from './errors.ts';
 import type { Invoker } from './invoker/invoker.ts';
@@ -268,6 +268,8 @@ export function openFlow(options: FlowOptions): Flow {
     { spec, version }: Version,
   ): Promise<void> {
     if (settlement.kind === 'retry') return;
+    // That a chain was stopped is told once: where onFailure leads back into it, it would go on without end.
+    if (spec.recursion === 'Terminate' && hopsOf(event) > maxHops) return;
     const ending: Ending =
       settlement.kind === 'done'
         ? { condition: 'Success', result: settlement.result }
@@ -357,7 +359,7 @@ function refusal(delivery: Delivery, spec: FunctionSpec): Settlement | undefined
   const { event } = delivery;
   const failed = (reason: DeadLetterReason, fault: Fault): Settlement => ({ kind: 'failed', fault, reason });
   if (delivery.refuse) return failed(delivery.refuse.reason, delivery.refuse.fault);
-  if (spec.recursion === 'Terminate' && Number(event.headers['Atoll-Hops'] ?? 0) >= maxHops) {
+  if (spec.recursion === 'Terminate' && hopsOf(event) >= maxHops) {
     return failed('Recursion', { code: 'Recursion', message: `the event came through ${maxHops} functions` });
   }
   return undefined;
