@@ -68,6 +68,8 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   app.addHook('onRequest', (request) => enter(request, functions, policy));
   app.addHook('onResponse', (request, reply, done) => {
     metrics.answered(routeLabel(request), reply.statusCode);
+    // It was busy when all idle connections were closed, and nobody else will close it.
+    if (stopping.signal.aborted) setImmediate(() => app.server.closeIdleConnections());
     done();
   });
   app.get('/healthz', { config: { door: 'open', route: 'healthz' } }, () => ({ status: 'ok' }));

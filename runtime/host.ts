@@ -39,7 +39,10 @@ export interface Flow {
   use(invoker: Invoker, spec: FunctionSpec, version: string): void;
   /** Pulls from the trigger until it ends. Resolves when it ended and all its deliveries are settled. */
   pump(name: string, trigger: Trigger, batch?: BatchOptions): Promise<void>;
-  /** Nothing may wait for a handler any more that cannot run: it goes back to its source. */
+  /**
+   * What waits for a handler goes back to its source, if that keeps it for the next host; from other sources it
+   * still runs, unless no handler can.
+   */
   stop(): void;
 }
 
@@ -132,6 +135,7 @@ export function openFlow(options: FlowOptions): Flow {
   function start(pump: Pump, deliveries: Delivery[]): void {
     const first = deliveries[0] as Delivery;
     if (!ready() && (first.replies || stopping)) return turnAway(pump, deliveries);
+    if (stopping && isKept(first)) return turnAway(pump, deliveries);
     if (free() <= 0 || waiting.length > 0) {
       pump.parked += deliveries.length;
       return void waiting.push({ pump, deliveries });
@@ -327,8 +331,12 @@ export function openFlow(options: FlowOptions): Flow {
     },
     stop() {
       stopping = true;
-      if (ready()) return;
-      for (const { pump, deliveries } of waiting.splice(0)) {
+      for (const entry of waiting.splice(0)) {
+        const { pump, deliveries } = entry;
+        if (ready() && !isKept(deliveries[0] as Delivery)) {
+          waiting.push(entry);
+          continue;
+        }
         pump.parked -= deliveries.length;
         turnAway(pump, deliveries);
       }
@@ -353,6 +361,9 @@ export function openFlow(options: FlowOptions): Flow {
     },
   };
 }
+
+/** Only JetStream has a word for "still working", and only it keeps events when this process is gone. */
+const isKept = (delivery: Delivery): boolean => delivery.extend !== undefined;
 
 /** Why an event must not reach the handler, if so. */
 function refusal(delivery: Delivery, spec: FunctionSpec): Settlement | undefined {

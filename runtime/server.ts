@@ -28,7 +28,12 @@ export interface Server {
 
 export function openServer(listen: RuntimeConfig['listen'], log: Log): Server {
   const mounted = new Map<string, Handle>();
+  let closing = false;
   const server = http.createServer({ keepAliveTimeout: 60_000, requestTimeout: 0 }, (request, response) => {
+    response.once('close', () => {
+      // It was busy when all idle connections were closed, and nobody else will close it.
+      if (closing) setImmediate(() => server.closeIdleConnections());
+    });
     const url = request.url ?? '/';
     const found = longestPrefix(mounted, url);
     if (!found)
@@ -77,6 +82,7 @@ export function openServer(listen: RuntimeConfig['listen'], log: Log): Server {
       return { address: `http://${host}:${bound.port}` };
     },
     close(deadline) {
+      closing = true;
       return new Promise((resolve) => {
         const cut = setTimeout(() => server.closeAllConnections(), Math.max(0, deadline - Date.now()));
         server.close(() => {

@@ -297,6 +297,35 @@ test('what waits for a handler that cannot run goes back when the function stops
   expect(delivery.settlement).toMatchObject({ kind: 'retry', delayMs: 0, failed: false });
 });
 
+test('when the function stops, what waits for a slot goes back to a source that keeps it, and else still runs', async () => {
+  const running = deliveryOf('running');
+  const kept = deliveryOf('kept', { extend: () => undefined });
+  const lost = deliveryOf('lost');
+  const invoked: string[] = [];
+  const first = Promise.withResolvers<void>();
+  const invoker = scripted(async ({ events }) => {
+    const id = events[0]?.id ?? '';
+    invoked.push(id);
+    if (id === 'running') await first.promise;
+    return returned();
+  });
+  const opened = openFlow({
+    function: { namespace: 'default', name: 'f', uid: 'u' },
+    metrics: openMetrics().of('default', 'f'),
+    log: openLog({ level: 'silent' }),
+    destinations: {},
+  });
+  opened.use(invoker, specOf(), 'v1');
+  const pumped = [running, kept, lost].map((delivery) => opened.pump('t', listTrigger([delivery])));
+  for (let turn = 0; turn < 5; turn++) await new Promise(setImmediate);
+  opened.stop();
+  first.resolve();
+  await Promise.all(pumped);
+  expect(invoked).toEqual(['running', 'lost']);
+  expect(kept.settlement).toMatchObject({ kind: 'retry', delayMs: 0, failed: false });
+  expect(lost.settlement).toMatchObject({ kind: 'done' });
+});
+
 test('a batch is one invocation; each of its events is settled by itself', async () => {
   const sizes: number[] = [];
   const invoker = scripted((invocation) => {
