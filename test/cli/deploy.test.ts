@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
 import type { FunctionObject } from '../../crds/function.ts';
+import { freePort } from '../support/ports.ts';
 import { startProcess } from '../support/process.ts';
 import { missing } from '../support/requirement.ts';
 import {
@@ -131,5 +132,23 @@ describe.skipIf(await missing('nats-server'))('deploying to a site', () => {
     dev.signal('SIGINT');
     expect(await dev.exited).toEqual({ code: 0, signal: null });
     await ok(['list']);
+  }, 60_000);
+
+  test('dev --inspect opens the debugger in the handler process, on loopback', async () => {
+    const debugged = await functionFolder('debugged');
+    const port = await freePort();
+    const dev = await startProcess(process.execPath, [
+      ...[faasFile, 'dev', debugged, '--inspect', String(port), '--site', site.dir],
+    ]);
+    await dev.line(/^ready: /);
+    const targets = (await (await fetch(`http://127.0.0.1:${port}/json/list`)).json()) as object[];
+    expect(targets).toEqual([expect.objectContaining({ type: 'node' })]);
+    const { spec } = JSON.parse(await ok(['get', 'debugged', '-o', 'json'])) as {
+      spec: { timeoutSeconds: number };
+    };
+    expect(spec.timeoutSeconds).toBe(900);
+    dev.signal('SIGINT');
+    expect(await dev.exited).toEqual({ code: 0, signal: null });
+    await ok(['delete', 'debugged']);
   }, 60_000);
 });

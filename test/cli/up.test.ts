@@ -1,6 +1,8 @@
 import { readFile, readdir, stat, writeFile } from 'node:fs/promises';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { wsconnect } from '@nats-io/transport-node';
+import { WebSocket } from 'undici';
 import { describe, expect, test } from 'vitest';
 import { temporaryFolder } from '../support/folder.ts';
 import { startNats } from '../support/nats.ts';
@@ -37,6 +39,24 @@ describe.skipIf(await missing('nats-server'))('faas up', () => {
     expect(existsSync(join(dir, 'site.json'))).toBe(false);
     const { code, stderr } = await faas(['invoke', 'hello', '--site', dir]);
     expect({ code, stderr }).toEqual({ code: 3, stderr: expect.stringContaining('faas up') });
+  });
+
+  test('--websocket adds that listener, for pages of its own origin only; without it there is none', async () => {
+    const without = await startSite();
+    expect(without.info.websocket).toBeUndefined();
+    const { info } = await startSite({ args: ['--websocket'] });
+    const url = info.websocket!.url;
+    const own = await wsconnect({ servers: url });
+    await own.flush();
+    await own.close();
+    const opens = (origin: string): Promise<boolean> =>
+      new Promise((resolve) => {
+        const page = new WebSocket(url, { headers: { origin } });
+        page.addEventListener('open', () => (page.close(), resolve(true)));
+        page.addEventListener('error', () => resolve(false));
+      });
+    expect(await opens(url.replace('ws:', 'http:'))).toBe(true);
+    expect(await opens('http://evil.example')).toBe(false);
   });
 
   test('a second one on the same folder refuses and names the first', async () => {
