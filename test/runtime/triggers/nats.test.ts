@@ -154,6 +154,30 @@ test('replicas share the events; a function of the same name at another site get
   expect([of('here'), of('there'), of('all')]).toEqual([count, count, count]);
 });
 
+test('a queue of a manifest is taken literally: whoever else is in that group shares the events', async () => {
+  const server = await startNats();
+  const { next, trigger } = await readyOn(linkTo(server), { queue: 'workers' });
+  const client = await server.connect();
+  const other: string[] = [];
+  client.subscribe('greet.world', {
+    queue: 'workers',
+    callback: (_error, message) => void other.push(message.string()),
+  });
+  await client.flush();
+  const count = 100;
+  await publishAll(client, 'greet.world', Array(count).fill(bytesOf('x')));
+  const first = await next();
+  await first.settle({ kind: 'done' });
+  await trigger.close();
+  let mine = 1;
+  for await (const delivery of trigger.deliveries()) {
+    mine += 1;
+    await delivery.settle({ kind: 'done' });
+  }
+  expect(other.length).toBeGreaterThan(0);
+  expect(mine + other.length).toBe(count);
+});
+
 test('what overflows the buffer is dropped and said, a request is answered 503; the rest is all there', async () => {
   const server = await startNats();
   const { next, reports } = await readyOn(linkTo(server));
