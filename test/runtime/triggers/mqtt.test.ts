@@ -364,6 +364,29 @@ describe('delivery AtLeastOnce', () => {
     expect(mosquitto.output()).not.toContain('exceeded timeout');
   });
 
+  test('a handler that takes 31 s per event, longer than the lease of 30 s and six keep-alives: nothing is lost or run twice', async () => {
+    const [nats, mosquitto] = await Promise.all([startNats(), startMosquitto()]);
+    const { context, states, untilState } = await openTrigger({}, { nats, mqttUrl: mosquitto.url });
+    await untilState({ ready: true });
+    const outlet = closedLater(openInboxTrigger({ ...context, report: () => {} }));
+    const deliveries = outlet.deliveries()[Symbol.asyncIterator]();
+    const next = async (): Promise<Delivery> => (await deliveries.next()).value as Delivery;
+    const client = await connectClient(mosquitto.url);
+    const values = (some: Delivery[]) => some.map(({ event }) => Buffer.from(event.data).toString());
+    await publish(client, 'cell/1/state', 0);
+    await publish(client, 'cell/1/state', 1);
+    const slow = [await next(), await next()];
+    const third = next();
+    await new Promise((resolve) => setTimeout(resolve, 31_000));
+    await publish(client, 'cell/1/state', 2);
+    // Had the lease of the first two run out, one of them would come before the third.
+    expect(values([...slow, await third])).toEqual(['0', '1', '2']);
+    for (const delivery of [...slow, await third]) await delivery.settle({ kind: 'done' });
+    await until(10_000, async () => expect(await inboxSize(nats)).toBe(0));
+    expect(states.filter(({ reason }) => reason === 'MqttUnavailable')).toEqual([]);
+    expect(mosquitto.output()).not.toContain('exceeded timeout');
+  }, 60_000);
+
   test('of two replicas one holds the session, and the other takes over when it closes', async () => {
     const [nats, mosquitto] = await Promise.all([startNats(), startMosquitto()]);
     const first = await openTrigger({}, { nats, mqttUrl: mosquitto.url });
