@@ -8,6 +8,8 @@ export default defineConfig({
     maxWorkers: 2,
     testTimeout: 30_000,
     hookTimeout: 60_000,
+    // A process that was killed stays in /proc until its parent, here often init, has looked at it.
+    expect: { poll: { timeout: 15_000 } },
     reporters: ['default', './test/support/closing-line.ts'],
   },
 });
