@@ -7,7 +7,7 @@ import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Delivery, Result, Settlement } from '../event.ts';
 import { answerError, readBody } from '../server.ts';
-import { RequestQueue } from './requests.ts';
+import { callerGone, RequestQueue } from './requests.ts';
 import type { OpenTrigger } from './trigger.ts';
 
 export const openHttp: OpenTrigger<'http'> = (source, context) => {
@@ -18,10 +18,7 @@ export const openHttp: OpenTrigger<'http'> = (source, context) => {
 
   async function take(request: IncomingMessage, response: ServerResponse, rest: string): Promise<void> {
     const data = await readBody(request);
-    const gone = new AbortController();
-    response.once('close', () => {
-      if (!response.writableFinished) gone.abort();
-    });
+    const signal = callerGone(response);
     const id = randomUUID();
     const time = Date.now();
     const detail = httpDetail(request, rest || '/', id, time, name);
@@ -40,7 +37,7 @@ export const openHttp: OpenTrigger<'http'> = (source, context) => {
       },
       replies: true,
       redeliverable: false,
-      signal: gone.signal,
+      signal,
       settle: async (settlement) => {
         if (!response.destroyed)
           answer(response, id, settlement, (problem) => context.log.warn({ requestId: id }, problem));

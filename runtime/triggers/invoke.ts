@@ -11,7 +11,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Delivery, Settlement } from '../event.ts';
 import type { Fault } from '../errors.ts';
 import { answerError, readBody } from '../server.ts';
-import { RequestQueue } from './requests.ts';
+import { callerGone, RequestQueue } from './requests.ts';
 import type { Trigger, TriggerContext } from './trigger.ts';
 
 export const invokeTriggerName = 'invoke';
@@ -27,10 +27,7 @@ export function openInvoke(context: TriggerContext): Trigger {
       return answerError(response, 405, 'InvalidRequest', `${request.method} is not POST`, { allow: 'POST' });
     }
     const data = await readBody(request);
-    const gone = new AbortController();
-    response.once('close', () => {
-      if (!response.writableFinished) gone.abort();
-    });
+    const signal = callerGone(response);
     const given = request.headers['atoll-id'];
     const id = typeof given === 'string' && /^[\x21-\x7e]{1,128}$/.test(given) ? given : randomUUID();
     const clientContext = request.headers['atoll-client-context'];
@@ -49,7 +46,7 @@ export function openInvoke(context: TriggerContext): Trigger {
       },
       replies: true,
       redeliverable: false,
-      signal: gone.signal,
+      signal,
       tail: request.headers['atoll-tail'] === 'true',
       settle: (settlement) => answer(response, id, settlement),
     };

@@ -1,10 +1,19 @@
 /** Requests that wait for a slot: what the invoke door and http triggers have in common. */
+import type { ServerResponse } from 'node:http';
 import type { Delivery } from '../event.ts';
+import { bufferBytes } from './buffer.ts';
 
 /** Requests that may wait for a slot at once, per trigger. */
 const maxWaiting = 1000;
-/** What they may hold together (CONTRACTS 4.2). */
-const maxWaitingBytes = 64 * 1024 * 1024;
+
+/** Aborted when the caller went away before the answer was out. */
+export function callerGone(response: ServerResponse): AbortSignal {
+  const gone = new AbortController();
+  response.once('close', () => {
+    if (!response.writableFinished) gone.abort();
+  });
+  return gone.signal;
+}
 
 export class RequestQueue implements AsyncIterable<Delivery> {
   readonly #waiting: { delivery: Delivery; timer: NodeJS.Timeout }[] = [];
@@ -27,7 +36,7 @@ export class RequestQueue implements AsyncIterable<Delivery> {
       return true;
     }
     const size = delivery.event.data.byteLength;
-    if (this.#waiting.length >= maxWaiting || this.#bytes + size > maxWaitingBytes) return false;
+    if (this.#waiting.length >= maxWaiting || this.#bytes + size > bufferBytes) return false;
     const entry = {
       delivery,
       timer: setTimeout(() => {
