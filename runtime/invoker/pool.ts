@@ -52,7 +52,6 @@ export interface PoolOptions {
   /** Handler, stdout, stderr and platform records; the report of each invocation is in its Outcome. */
   log(record: LogRecord): void;
   readonly metrics?: {
-    coldStart?(): void;
     /** timeout | crash | memory */
     restarted?(reason: string): void;
     /** Of the largest process, about twice a second. */
@@ -198,7 +197,6 @@ export function openPool(options: PoolOptions): Invoker {
     run.call = { ...run.call, deadlineMs: run.deadlineMs };
     deadlines.add(run);
     run.cold = !place.used;
-    if (run.cold) metrics?.coldStart?.();
     place.used = true;
     place.lastRequestId = run.call.requestId;
     run.id = worker.start(run, run.call);
