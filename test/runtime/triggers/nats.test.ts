@@ -180,12 +180,16 @@ test('a queue of a manifest is taken literally: whoever else is in that group sh
 
 test('what overflows the buffer is dropped and said, a request is answered 503; the rest is all there', async () => {
   const server = await startNats();
-  const { next, reports } = await readyOn(linkTo(server));
+  const { next, reports, trigger } = await readyOn(linkTo(server));
   const client = await server.connect();
   const chunk = 1024 * 1024;
   const fitting = Math.floor(bufferBytes / (chunk + 512));
-  const payloads = Array.from({ length: fitting + 3 }, (_, i) => new Uint8Array(chunk).fill(i));
-  await publishAll(client, 'greet.world', payloads);
+  // One at a time: a server whose 64 MiB for one client are full throws that client out.
+  for (let i = 0; i < fitting; i++) {
+    await publishAll(client, 'greet.world', [new Uint8Array(chunk).fill(i)]);
+    await expect.poll(() => trigger.lag!(), { interval: 1 }).toBe(i + 1);
+  }
+  await publishAll(client, 'greet.world', Array(3).fill(new Uint8Array(chunk)));
   const refused = await client.request('greet.world', new Uint8Array(chunk), { timeout: 25_000 });
   expect(refused.headers?.get('Nats-Service-Error-Code')).toBe('503');
   expect(reports.dropped).toEqual(Array(3).fill('greet.world'));
