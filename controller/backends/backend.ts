@@ -30,6 +30,8 @@ export interface LogQuery {
   readonly requestId?: string;
   readonly limit?: number;
   readonly signal?: AbortSignal;
+  /** Called once every record written from then on will be given. */
+  readonly onFollowing?: () => void;
 }
 
 export interface Backend extends Watchable {

@@ -105,6 +105,7 @@ export function openLogFiles(log: Log, options: { maxFileBytes?: number } = {}):
     const followed = query.follow ? openFollowed(file) : undefined;
     const parts = openParts(path);
     try {
+      if (followed) query.onFollowing?.();
       if (query.limit === undefined) {
         for await (const record of recordsOf(parts)) if (fits(record)) yield record;
       } else {

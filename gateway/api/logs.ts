@@ -21,11 +21,11 @@ export function logsRoute(
       const query = logQueryOf(request.query);
       const { metadata } = await functionOf(request.params, functions);
       const signal = AbortSignal.any([request.gone, stopping]);
-      const records = backend.logs(metadata, { ...query, signal });
-      // By hand: a follower wants to know at once that it follows, before there is a line.
+      // By hand: a follower wants to know that it follows, before there is a line.
       reply.hijack();
       reply.raw.writeHead(200, { 'content-type': 'application/x-ndjson' });
-      reply.raw.flushHeaders();
+      const onFollowing = (): void => reply.raw.flushHeaders();
+      const records = backend.logs(metadata, { ...query, signal, onFollowing });
       const lines = Readable.from(
         (async function* () {
           for await (const record of records) yield `${JSON.stringify(record)}\n`;
@@ -37,7 +37,7 @@ export function logsRoute(
   );
 }
 
-function logQueryOf(given: unknown): Omit<LogQuery, 'signal'> {
+function logQueryOf(given: unknown): Omit<LogQuery, 'signal' | 'onFollowing'> {
   const query = queryOf(given, ['since', 'follow', 'requestId', 'limit']);
   const since = integerOf('since', query.since, { minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
   const limit = integerOf('limit', query.limit, { minimum: 1, maximum: maxLimit });

@@ -602,7 +602,7 @@ describe('the control API', () => {
   });
 });
 
-test('a follower hears at once that it follows, then each line; stopping the gateway ends it', async () => {
+test('a follower hears that it follows, then each line; stopping the gateway ends it', async () => {
   const own = await open();
   const url = `${own.url}/atoll/v1/namespaces/default/functions/echo/logs?follow=true&limit=1`;
   const request = http.get(url, { agent: false });
