@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { mkdir, readdir, readFile, symlink } from 'node:fs/promises';
+import { mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
@@ -8,6 +8,7 @@ import { beforeAll, expect, test, vi } from 'vitest';
 import { isSameProcess } from '../../runtime/process/identity.ts';
 import { closeLater } from '../support/closing.ts';
 import { startNats } from '../support/nats.ts';
+import { freePort } from '../support/ports.ts';
 import { startVersitygw } from '../support/s3.ts';
 import { openJournal, recordModule } from './journal.ts';
 import { emptySite, living, processNamed, startSite, until, type FunctionSource, type Site } from './site.ts';
@@ -110,8 +111,12 @@ test('the host, a handler process and nats-server are replaced when they are kil
 
 test("the ports of the site's own broker were taken in between: it chooses others", async () => {
   const site = shared;
-  const taken = Number(new URL(site.info.nats.url).port);
   await site.stop();
+  // Not the usual one, which another test's site may take or leave meanwhile.
+  const taken = await freePort();
+  const remembered = join(site.dir, 'nats', 'ports.json');
+  const ports = JSON.parse(await readFile(remembered, 'utf8')) as object;
+  await writeFile(remembered, JSON.stringify({ ...ports, nats: taken }));
   const other = createServer().listen(taken, '127.0.0.1');
   await once(other, 'listening');
   closeLater(async () => void other.close());
