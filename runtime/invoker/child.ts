@@ -5,11 +5,12 @@
 import { writeSync } from 'node:fs';
 import { flushCompileCache, registerHooks } from 'node:module';
 import { Socket } from 'node:net';
+import { provideAwsLambda } from './aws-lambda.ts';
 import { captureConsole } from './console.ts';
 import { abort, factsOf, HandlerContext, type FunctionFacts } from './handler-context.ts';
 import { batchEvent, handlerEvent } from './handler-event.ts';
 import { encodeResult, InvalidResponse } from './handler-result.ts';
-import { currentRequestId, invokeStore, runAs } from './invoke-store.ts';
+import { currentRequestId, runAs } from './invoke-store.ts';
 import {
   FrameDecoder,
   FrameReader,
@@ -94,7 +95,7 @@ async function init(init: Init): Promise<void> {
     // At once: a handler that spins, exits or crashes next has said where.
     flush(true);
   });
-  (globalThis as Record<string, unknown>)['awslambda'] = { InvokeStore: invokeStore };
+  provideAwsLambda();
   const own = import.meta.url;
   const atoll = new URL(`../handler${own.slice(own.lastIndexOf('.'))}`, own).href;
   registerHooks({
@@ -126,7 +127,7 @@ function invoke(id: number, call: Call): void {
   const context = new HandlerContext(facts, call);
   running.set(id, context);
   try {
-    const returned = runAs(call.requestId, () => userFunction(event, context));
+    const returned = runAs(call, () => userFunction(event, context));
     if (typeof (returned as PromiseLike<unknown> | undefined | null)?.then !== 'function') {
       return sendResult(id, returned);
     }

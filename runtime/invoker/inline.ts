@@ -6,13 +6,14 @@ import { randomUUID } from 'node:crypto';
 import { registerHooks } from 'node:module';
 import type { Outcome } from '../event.ts';
 import { AtollError, errorCodes, type Code, type Fault } from '../errors.ts';
+import { provideAwsLambda } from './aws-lambda.ts';
 import { monotonicMs } from './clock.ts';
 import { captureConsole } from './console.ts';
 import { handlerEnvironment } from './environment.ts';
 import { abort, factsOf, HandlerContext, type FunctionFacts } from './handler-context.ts';
 import { batchEvent, handlerEvent } from './handler-event.ts';
 import { encodeResult } from './handler-result.ts';
-import { currentRequestId, invokeStore, runAs } from './invoke-store.ts';
+import { currentRequestId, runAs } from './invoke-store.ts';
 import type { Invocation, Invoker, InvokerState } from './invoker.ts';
 import type { PoolOptions } from './pool.ts';
 import type { Call } from './protocol.ts';
@@ -75,7 +76,7 @@ export function openInline(options: PoolOptions): Invoker {
         });
       }),
     );
-    (globalThis as Record<string, unknown>)['awslambda'] = { InvokeStore: invokeStore };
+    provideAwsLambda();
     const own = import.meta.url;
     const atoll = new URL(`../handler${own.slice(own.lastIndexOf('.'))}`, own).href;
     const hooks = registerHooks({
@@ -125,7 +126,7 @@ export function openInline(options: PoolOptions): Invoker {
       },
       Math.ceil(deadlineMs - begun) + 1,
     );
-    void runAs(requestId, async (): Promise<Ending> => {
+    void runAs(call, async (): Promise<Ending> => {
       try {
         const event = batch ? batchEvent(call.events, region) : handlerEvent(first);
         const { encoding, data } = encodeResult(await userFunction(event, context));

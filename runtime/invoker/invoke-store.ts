@@ -3,6 +3,7 @@
  * SDK, finds instead of making its own. One store per invocation, also with concurrency > 1.
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
+import type { Call } from './protocol.ts';
 
 type Store = Record<string | symbol, unknown>;
 
@@ -17,9 +18,26 @@ const protectedKeys = {
 
 const invocations = new AsyncLocalStorage<Store>();
 
-/** Runs `invocation` and all that it starts under this request id. */
-export function runAs<T>(requestId: string, invocation: () => T): T {
-  return invocations.run({ [protectedKeys.REQUEST_ID]: requestId }, invocation);
+/** Where an event says what Lambda's runtime is told beside it: headers by the names of W3C and AWS. */
+const carried = [
+  ['traceparent', protectedKeys.TRACEPARENT],
+  ['tracestate', protectedKeys.TRACESTATE],
+  ['baggage', protectedKeys.BAGGAGE],
+  ['x-amzn-trace-id', protectedKeys.X_RAY_TRACE_ID],
+  ['x-amz-tenant-id', protectedKeys.TENANT_ID],
+] as const;
+
+/** Runs `invocation` and all that it starts under the call's request id. The events of a batch share no headers. */
+export function runAs<T>({ requestId, batch, events }: Call, invocation: () => T): T {
+  const store: Store = { [protectedKeys.REQUEST_ID]: requestId };
+  if (!batch) {
+    const { headers } = events[0]!;
+    for (const [header, key] of carried) {
+      const value = headers[header];
+      if (value !== undefined) store[key] = value;
+    }
+  }
+  return invocations.run(store, invocation);
 }
 
 /** Empty outside of an invocation. */

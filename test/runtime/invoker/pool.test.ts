@@ -98,6 +98,39 @@ test('a variable that the handler changes is changed in its process alone', asyn
   expect(returned(await other.call({}))).not.toHaveProperty('now.CHANGED');
 });
 
+test.for(['@aws/lambda-invoke-store', 'lambda-invoke-store-0.3'])(
+  '%s finds the context of its own invocation, however 20 of them interleave',
+  async (STORE_PACKAGE) => {
+    const { call } = await startFixture(openPool, 'invoke-store', {
+      concurrency: 20,
+      env: { STORE_PACKAGE },
+    });
+    const names = Array.from({ length: 60 }, (_, index) => `n${index}`);
+    const outcomes = await Promise.all(
+      names.map((name) => {
+        const headers = {
+          'x-amz-tenant-id': `t-${name}`,
+          'x-amzn-trace-id': `x-${name}`,
+          traceparent: `w-${name}`,
+        };
+        return call({ name }, { event: { id: `id-${name}`, headers } });
+      }),
+    );
+    for (const [index, outcome] of outcomes.entries()) {
+      const name = names[index];
+      expect(returned(outcome)).toEqual({
+        seen: [`id-${name} t-${name} x-${name} ${name}`],
+        traceparent: `w-${name}`,
+        isHost: true,
+        refused: expect.stringContaining('_AWS_LAMBDA_REQUEST_ID') as string,
+      });
+    }
+    const without = returned(await call({ name: 'bare' }, { event: { id: 'id-bare' } }));
+    expect(without).toMatchObject({ seen: ['id-bare   bare'] });
+    expect(without).not.toHaveProperty('traceparent');
+  },
+);
+
 test('TZ, and what Node reads only as it starts, can be set by spec.env', async () => {
   const env = { TZ: 'Asia/Tokyo', NODE_OPTIONS: '--title=from-node-options' };
   const { call } = await startFixture(openPool, 'environment', { env });
