@@ -8,6 +8,7 @@ import type { KV } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/nats-core';
 import type { NatsLink } from './clients/nats.ts';
 import { AtollError, faultOf } from './errors.ts';
+import type { GivenUp } from './event.ts';
 import { openState, stateBucket } from './streams.ts';
 
 export interface AttemptRecord {
@@ -15,6 +16,8 @@ export interface AttemptRecord {
   readonly failed: number;
   /** It was handed to a handler; kept with maxAttempts 1 only. */
   readonly started?: boolean;
+  /** It failed finally, and its dead letter could not be stored yet. */
+  readonly givenUp?: GivenUp;
 }
 
 /** Methods reject with AtollError NatsUnavailable or JetStreamUnavailable. */

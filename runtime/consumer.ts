@@ -13,11 +13,11 @@ import type { ConsumerConfig, ConsumerInfo, JetStreamManager } from '@nats-io/je
 import { PermissionViolationError, createInbox, nanos } from '@nats-io/nats-core';
 import type { Msg, MsgHdrs, NatsConnection, Subscription } from '@nats-io/nats-core';
 import { attemptsKey, openAttempts } from './attempts.ts';
-import type { Attempts } from './attempts.ts';
+import type { AttemptRecord, Attempts } from './attempts.ts';
 import { endSubscription } from './clients/nats.ts';
 import { AtollError, faultOf } from './errors.ts';
 import type { Fault } from './errors.ts';
-import type { Delivery, Settlement, TriggerEvent } from './event.ts';
+import type { Delivery, GivenUp, Settlement, TriggerEvent } from './event.ts';
 import { isApiError, managerOf } from './streams.ts';
 import { Fifo } from './triggers/buffer.ts';
 import type { Trigger, TriggerContext, TriggerState } from './triggers/trigger.ts';
@@ -102,8 +102,8 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
   const verdicts = new Verdicts();
   let confirming = false;
 
-  /** Failures that could not be written down, by key. Only events that come back to this host know of them. */
-  const uncounted = new Map<string, number>();
+  /** Records that could not be written down, by key. Only events that come back to this host know of them. */
+  const unwritten = new Map<string, AttemptRecord>();
 
   let subscription: Subscription | undefined;
   let inbox = '';
@@ -262,13 +262,14 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
     event: Omit<TriggerEvent, 'attempt'>,
     count: number,
     record: string,
-  ): Promise<{ attempt: number; recorded: boolean; refuse?: Delivery['refuse'] }> {
+  ): Promise<{ attempt: number; recorded: boolean; refuse?: GivenUp }> {
     const store = attempts as Attempts;
-    const before = count > 1 ? await store.read(record) : { failed: 0 };
-    const failed = Math.max(before.failed, uncounted.get(record) ?? 0);
-    uncounted.delete(record);
+    const before: AttemptRecord = count > 1 ? await store.read(record) : { failed: 0 };
+    const mine = unwritten.get(record);
+    unwritten.delete(record);
+    const failed = Math.max(before.failed, mine?.failed ?? 0);
     const attempt = failed + 1;
-    const refuse = refusal(event, count, { ...before, failed });
+    const refuse = refusal(event, count, { ...before, ...mine, failed });
     const recorded = failed > 0 || before.started === true;
     if (refuse || retry.maxAttempts > 1) return { attempt, recorded, ...(refuse && { refuse }) };
     await store.write(record, { failed: 0, started: true });
@@ -278,20 +279,23 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
   function refusal(
     event: Omit<TriggerEvent, 'attempt'>,
     count: number,
-    before: { failed: number; started?: boolean },
-  ): Delivery['refuse'] {
+    before: AttemptRecord,
+  ): GivenUp | undefined {
+    const { failed, givenUp } = before;
+    // However often it came meanwhile: its reason stays the one it was given up for.
+    if (givenUp) return givenUp;
     if (before.started && retry.maxAttempts === 1) {
       const message = 'the event had been handed to a handler when the host ended';
-      return { reason: 'Interrupted', fault: { code: 'Interrupted', message } };
+      return { reason: 'Interrupted', fault: { code: 'Interrupted', message }, attempts: 1 };
     }
     if (count > retry.maxAttempts + handBacksAllowed) {
       const message = `delivered ${count} times without an end`;
-      return { reason: 'Poison', fault: { code: 'Poison', message } };
+      return { reason: 'Poison', fault: { code: 'Poison', message }, attempts: failed };
     }
     // Age ends what failed, never what did not have its turn yet.
-    if (before.failed > 0 && Date.now() - event.time > retry.maxAgeSeconds * 1000) {
-      const message = `older than ${retry.maxAgeSeconds} s after ${before.failed} failed attempts`;
-      return { reason: 'EventAgeExceeded', fault: { code: 'EventAgeExceeded', message } };
+    if (failed > 0 && Date.now() - event.time > retry.maxAgeSeconds * 1000) {
+      const message = `older than ${retry.maxAgeSeconds} s after ${failed} failed attempts`;
+      return { reason: 'EventAgeExceeded', fault: { code: 'EventAgeExceeded', message }, attempts: failed };
     }
     return undefined;
   }
@@ -302,7 +306,7 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
     entry: Held,
     record: string,
     recorded: boolean,
-    refuse?: Delivery['refuse'],
+    refuse?: GivenUp,
   ): void {
     let open = true;
     const delivery: Delivery = {
@@ -331,11 +335,12 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
     recorded: boolean,
   ): Promise<void> {
     if (settlement.kind === 'retry') {
+      const known = recordOf(settlement, event);
       try {
-        if (settlement.failed) await attempts?.write(record, { failed: event.attempt });
+        if (known) await attempts?.write(record, known);
         else if (recorded && retry.maxAttempts === 1) await attempts?.remove(record);
       } catch (error) {
-        if (settlement.failed) uncounted.set(record, event.attempt);
+        if (known) unwritten.set(record, known);
         log.debug({ err: error, eventId: event.id }, 'failed attempt is remembered by this host only');
       }
       return giveBack(key, entry, settlement.delayMs);
@@ -628,6 +633,15 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
       }
     },
   };
+}
+
+/** What must be known of an event when it comes again. */
+function recordOf(
+  { failed, givenUp }: Settlement & { kind: 'retry' },
+  event: TriggerEvent,
+): AttemptRecord | undefined {
+  if (givenUp) return { failed: givenUp.attempts, givenUp };
+  return failed ? { failed: event.attempt } : undefined;
 }
 
 interface Delivered {

@@ -322,12 +322,14 @@ function withoutHeaders(event: TriggerEvent): TriggerEvent {
   return { ...event, headers: Object.fromEntries(entries), detail: { stream, sequence, domain } };
 }
 
-/** JSON of at most `maxFaultBytes`: the end of the stack goes first, then the end of the message. */
-function faultText(fault: Fault): string {
+const faultText = (fault: Fault): string => asciiJson(shortened(fault));
+
+/** At most `maxFaultBytes` as JSON: the end of the stack goes first, then the end of the message. */
+export function shortened(fault: Fault): Fault {
   let { message, stack } = fault;
   for (;;) {
-    const text = asciiJson({ code: fault.code.slice(0, 256), message, ...(stack && { stack }) });
-    if (text.length <= maxFaultBytes) return text;
+    const short = { code: fault.code.slice(0, 256), message, ...(stack && { stack }) };
+    if (asciiJson(short).length <= maxFaultBytes) return short;
     if (stack && stack.length > 1) stack = stack.slice(0, Math.floor(stack.length / 2));
     else if (stack) stack = undefined;
     else message = message.slice(0, Math.floor(message.length / 2));

@@ -66,7 +66,7 @@ function connected(link: MqttLink): Promise<void> {
 
 export type Ending =
   | { readonly condition: 'Success'; readonly result: Result | undefined }
-  | { readonly condition: DeadLetterReason; readonly fault: Fault };
+  | { readonly condition: DeadLetterReason; readonly fault: Fault; readonly attempts: number };
 
 /** Lambda's destination envelope. */
 export function envelope(ref: FunctionRef, version: string, event: TriggerEvent, ending: Ending): unknown {
@@ -78,7 +78,7 @@ export function envelope(ref: FunctionRef, version: string, event: TriggerEvent,
       requestId: event.id,
       functionArn: `arn:aws:lambda:us-east-1:000000000000:function:${ref.name}:${version}`,
       condition: ending.condition,
-      approximateInvokeCount: event.attempt,
+      approximateInvokeCount: ending.condition === 'Success' ? event.attempt : ending.attempts,
     },
     requestPayload: decoded(event.encoding, event.data),
     responseContext: {

@@ -40,8 +40,11 @@ export interface Delivery {
   extend?(): void;
   /** Aborted when the caller went away; absent where nobody waits. */
   readonly signal?: AbortSignal;
-  /** Must not reach the handler (Poison, Interrupted, EventAgeExceeded): the host dead-letters it at once. */
-  readonly refuse?: { readonly reason: DeadLetterReason; readonly fault: Fault };
+  /**
+   * Must not reach the handler: Poison, Interrupted, EventAgeExceeded, or given up before and not stored as a dead
+   * letter yet. The host dead-letters it at once.
+   */
+  readonly refuse?: GivenUp | undefined;
   /** A caller that wants the invocation's last log lines (`X-Amz-Log-Type: Tail`). */
   readonly tail?: boolean;
 }
@@ -58,17 +61,28 @@ export type DeadLetterReason =
   | 'Recursion'
   | 'Overflow';
 
+/** The verdict on an event that failed finally. */
+export interface GivenUp {
+  readonly reason: DeadLetterReason;
+  readonly fault: Fault;
+  /** Invocations that it had. */
+  readonly attempts: number;
+}
+
 export type Settlement =
   | { kind: 'done'; result?: Result; report?: InvocationReport; tail?: string }
   /**
    * `failed: true`: this event failed its invocation, which counts as an attempt; else it is handed back. A caller
-   * who waits (`replies`) is told to come later.
+   * who waits (`replies`) is told to come later. `givenUp`: only its dead letter is missing; it comes again with
+   * `refuse`, and no handler sees it any more.
    */
-  | { kind: 'retry'; delayMs: number; failed: boolean }
+  | { kind: 'retry'; delayMs: number; failed: boolean; givenUp?: GivenUp }
   | {
       kind: 'failed';
       fault: Fault;
       reason: DeadLetterReason;
+      /** Invocations that it had; `event.attempt` unless it is said. */
+      attempts?: number;
       /** How the invocation ended; absent when there was none. */
       outcome?: 'threw' | 'timedOut' | 'crashed';
       report?: InvocationReport;

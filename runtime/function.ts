@@ -112,8 +112,15 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
     log,
     ...(parts.deadLetters && { deadLetters: parts.deadLetters }),
     destinations: parts.destinations,
+    unstored(trigger, why) {
+      if (why === undefined) unstored.delete(trigger);
+      else unstored.set(trigger, why);
+      publish();
+    },
   });
   const opened = new Map<string, OpenTriggerEntry>();
+  /** Triggers whose dead letters cannot be stored, and why: they go on, and say it. */
+  const unstored = new Map<string, string>();
   const draining = new Set<Promise<void>>();
   let wanted = first;
   let running: Version | undefined;
@@ -133,14 +140,15 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
       ...(running && { packageSha256: running.sha256 }),
       package: packageState,
       handler: handlerState,
-      triggers: wanted.spec.triggers.map(({ name: trigger }) => ({
-        name: trigger,
-        ...(opened.get(trigger)?.state ?? {
+      triggers: wanted.spec.triggers.map(({ name: trigger }) => {
+        const { ready, reason, message } = opened.get(trigger)?.state ?? {
           ready: false,
           reason: 'NotOpened',
           message: 'opened when the handler is ready',
-        }),
-      })),
+        };
+        const also = unstored.get(trigger);
+        return { name: trigger, ready, reason, message: also ? `${message}; ${also}` : message };
+      }),
     });
   }
 
@@ -331,7 +339,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
       async deadLetter(event, fault, reason) {
         if (!parts.deadLetters)
           throw new AtollError('InboxUnavailable', 'without NATS there are no dead letters');
-        await parts.deadLetters.put(ref, event, fault, reason);
+        await parts.deadLetters.put(ref, event, fault, reason, { attempts: 0 });
         parts.metrics.deadLettered(shown, reason);
       },
     };

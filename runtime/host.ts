@@ -4,10 +4,19 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { FunctionSpec } from '../crds/function.ts';
+import { shortened } from './dead-letters.ts';
 import type { DeadLetters } from './dead-letters.ts';
 import { envelope, hopsOf, send, type DestinationParts, type Ending } from './destinations.ts';
-import type { DeadLetterReason, Delivery, InvocationReport, Outcome, Settlement } from './event.ts';
-import type { Fault } from './errors.ts';
+import type {
+  DeadLetterReason,
+  Delivery,
+  GivenUp,
+  InvocationReport,
+  Outcome,
+  Settlement,
+  TriggerEvent,
+} from './event.ts';
+import { faultOf } from './errors.ts';
 import type { Invoker } from './invoker/invoker.ts';
 import type { Log } from './log.ts';
 import type { FunctionMetrics } from './metrics.ts';
@@ -17,8 +26,8 @@ import type { FunctionRef, Trigger } from './triggers/trigger.ts';
 /** A chain of functions that came back this often is stopped (CONTRACTS 4.15). */
 export const maxHops = 16;
 
-/** How long an event waits at its source when its dead letter could not be stored. */
-const deadLetterRetryMs = 60_000;
+/** How long an event waits at its source whose dead letter could not be stored: as long as that is so, within these. */
+const unstoredRetryMs = { min: 1_000, max: 60_000 };
 
 export interface FlowOptions {
   readonly function: FunctionRef;
@@ -27,6 +36,8 @@ export interface FlowOptions {
   /** Absent without NATS: what fails finally is then logged and counted only. */
   readonly deadLetters?: DeadLetters;
   readonly destinations: DestinationParts;
+  /** Dead letters of this trigger cannot be stored, and why; undefined: they can again. */
+  unstored?(trigger: string, why: string | undefined): void;
 }
 
 export interface BatchOptions {
@@ -74,6 +85,8 @@ export function openFlow(options: FlowOptions): Flow {
   const pumps = new Set<Pump>();
   /** Gathered and waiting for a slot: bounded by what pumps ask for. */
   const waiting: { pump: Pump; deliveries: Delivery[] }[] = [];
+  /** Triggers whose dead letters could not be stored at the last try, since when (ms since the epoch). */
+  const unstoredSince = new Map<string, number>();
   let current: Version | undefined;
   let busy = 0;
   let stopping = false;
@@ -238,16 +251,16 @@ export function openFlow(options: FlowOptions): Flow {
     if (settlement.kind === 'retry' && settlement.failed) metrics.retried(delivery.event.trigger);
     if (settlement.kind !== 'failed' || delivery.replies) return settlement;
     const { event } = delivery;
-    const { fault, reason } = settlement;
+    const { fault, reason, attempts = event.attempt } = settlement;
     if (deadLetters) {
       try {
-        await deadLetters.put(options.function, event, fault, reason);
+        await deadLetters.put(options.function, event, fault, reason, { attempts });
+        stored(event.trigger);
       } catch (error) {
-        log.error(
-          { err: error, trigger: event.trigger, eventId: event.id },
-          'dead letter could not be stored',
-        );
-        if (delivery.redeliverable) return { kind: 'retry', delayMs: deadLetterRetryMs, failed: false };
+        const delayMs = notStored(event, reason, error);
+        // The verdict goes with it: an event that was given up is stored later, and never run again.
+        const givenUp = { reason, fault: shortened(fault), attempts };
+        if (delivery.redeliverable) return { kind: 'retry', delayMs, failed: false, givenUp };
       }
     }
     metrics.deadLettered(event.trigger, reason);
@@ -257,12 +270,35 @@ export function openFlow(options: FlowOptions): Flow {
         requestId: event.id,
         source: 'platform',
         reason,
-        attempts: event.attempt,
+        attempts,
         error: fault.message,
       },
       deadLetters ? 'event dead-lettered' : 'event given up; without NATS there are no dead letters',
     );
     return settlement;
+  }
+
+  function stored(trigger: string): void {
+    if (!unstoredSince.delete(trigger)) return;
+    log.info({ trigger, source: 'platform' }, 'dead letters can be stored again');
+    options.unstored?.(trigger, undefined);
+  }
+
+  /** Returns how long the event is to wait. */
+  function notStored({ trigger, id }: TriggerEvent, reason: DeadLetterReason, error: unknown): number {
+    metrics.deadLetterUnstored(trigger);
+    const now = Date.now();
+    const since = unstoredSince.get(trigger);
+    if (since === undefined) {
+      unstoredSince.set(trigger, now);
+      const why = faultOf(error).message;
+      log.error(
+        { trigger, source: 'platform', requestId: id, reason, error: why },
+        'dead letters cannot be stored: events that failed finally wait at their source',
+      );
+      options.unstored?.(trigger, `its dead letters cannot be stored and wait: ${why}`);
+    }
+    return Math.min(unstoredRetryMs.max, Math.max(unstoredRetryMs.min, now - (since ?? now)));
   }
 
   /** To spec.onSuccess or spec.onFailure. A destination that is away costs its message, not the event. */
@@ -277,7 +313,11 @@ export function openFlow(options: FlowOptions): Flow {
     const ending: Ending =
       settlement.kind === 'done'
         ? { condition: 'Success', result: settlement.result }
-        : { condition: settlement.reason, fault: settlement.fault };
+        : {
+            condition: settlement.reason,
+            fault: settlement.fault,
+            attempts: settlement.attempts ?? event.attempt,
+          };
     const destination = settlement.kind === 'done' ? spec.onSuccess : spec.onFailure;
     if (!destination) return;
     try {
@@ -368,10 +408,15 @@ const isKept = (delivery: Delivery): boolean => delivery.extend !== undefined;
 /** Why an event must not reach the handler, if so. */
 function refusal(delivery: Delivery, spec: FunctionSpec): Settlement | undefined {
   const { event } = delivery;
-  const failed = (reason: DeadLetterReason, fault: Fault): Settlement => ({ kind: 'failed', fault, reason });
-  if (delivery.refuse) return failed(delivery.refuse.reason, delivery.refuse.fault);
+  const failed = (verdict: GivenUp): Settlement => ({ kind: 'failed', ...verdict });
+  if (delivery.refuse) return failed(delivery.refuse);
   if (spec.recursion === 'Terminate' && hopsOf(event) >= maxHops) {
-    return failed('Recursion', { code: 'Recursion', message: `the event came through ${maxHops} functions` });
+    const message = `the event came through ${maxHops} functions; spec.recursion: Allow permits it`;
+    return failed({
+      reason: 'Recursion',
+      fault: { code: 'Recursion', message },
+      attempts: event.attempt - 1,
+    });
   }
   return undefined;
 }

@@ -19,6 +19,7 @@ export interface FunctionMetrics {
   coldStart(): void;
   retried(trigger: string): void;
   deadLettered(trigger: string, reason: DeadLetterReason): void;
+  deadLetterUnstored(trigger: string): void;
   connected(trigger: string, up: boolean): void;
   restarted(reason: string): void;
   memory(bytes: number): void;
@@ -77,6 +78,12 @@ export function openMetrics(): Metrics {
     name: 'atoll_dead_letters_total',
     help: 'Events given up, by reason',
     labelNames: [...perTrigger, 'reason'],
+    registers,
+  });
+  const unstored = new Counter({
+    name: 'atoll_dead_letters_unstored_total',
+    help: 'Tries to store a dead letter that failed; its event waits and is tried again',
+    labelNames: perTrigger,
     registers,
   });
   const connected = new Gauge({
@@ -144,6 +151,7 @@ export function openMetrics(): Metrics {
         coldStart: () => coldStarts.labels(namespace, fn).inc(),
         retried: (trigger) => retries.labels(namespace, fn, trigger).inc(),
         deadLettered: (trigger, reason) => deadLetters.labels(namespace, fn, trigger, reason).inc(),
+        deadLetterUnstored: (trigger) => unstored.labels(namespace, fn, trigger).inc(),
         connected(trigger, up) {
           triggers.add(trigger);
           connected.labels(namespace, fn, trigger).set(up ? 1 : 0);

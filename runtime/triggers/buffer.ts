@@ -1,5 +1,5 @@
 /** What waits in the host because it cannot wait at its source: plain NATS, MQTT QoS 0, schedules that may be lost. */
-import type { Delivery, Settlement, TriggerEvent } from '../event.ts';
+import type { Delivery, GivenUp, Settlement, TriggerEvent } from '../event.ts';
 
 /** Per trigger, events in backoff included (CONTRACTS 4.2). */
 export const bufferBytes = 64 * 1024 * 1024;
@@ -51,10 +51,13 @@ export function openBuffer(options: { maxBytes?: number } = {}): EventBuffer {
     if (closed) endIfDone();
   }
 
-  function again({ event }: BufferedDelivery, { delayMs, failed }: Settlement & { kind: 'retry' }): void {
+  function again(
+    { event }: BufferedDelivery,
+    { delayMs, failed, givenUp }: Settlement & { kind: 'retry' },
+  ): void {
     const attempt = event.attempt + (failed ? 1 : 0);
-    // It counts as held, but is never refused: it was accepted before.
-    const next = new BufferedDelivery({ ...event, attempt }, undefined, settled);
+    // It counts as held, but is never turned away: it was accepted before.
+    const next = new BufferedDelivery({ ...event, attempt }, undefined, settled, givenUp);
     const waitMs = !closed ? delayMs : failed ? 0 : closingRetryMs;
     if (waitMs <= 0) return offer(next);
     next.release();
@@ -120,14 +123,17 @@ class BufferedDelivery implements Delivery {
   readonly replies: boolean;
   readonly redeliverable = true;
   readonly answer: Answer | undefined;
+  readonly refuse: GivenUp | undefined;
   #settled: ((delivery: BufferedDelivery, settlement: Settlement) => void) | undefined;
 
   constructor(
     event: TriggerEvent,
     answer: Answer | undefined,
     settled: (delivery: BufferedDelivery, settlement: Settlement) => void,
+    refuse?: GivenUp,
   ) {
     this.event = event;
+    this.refuse = refuse;
     this.replies = answer !== undefined;
     this.answer = answer;
     this.#settled = settled;

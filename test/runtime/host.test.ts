@@ -101,6 +101,7 @@ function scripted(answer: (invocation: Invocation) => Outcome | Promise<Outcome>
 interface Stored {
   id: string;
   reason: DeadLetterReason;
+  attempts: number | undefined;
 }
 
 async function flow(options: {
@@ -111,6 +112,7 @@ async function flow(options: {
   batch?: { size: number; windowMs: number };
 }) {
   const stored: Stored[] = [];
+  const told: [string, string | undefined][] = [];
   const metrics = openMetrics();
   const opened = openFlow({
     function: { namespace: 'default', name: 'f', uid: 'u' },
@@ -118,16 +120,24 @@ async function flow(options: {
     log: openLog({ level: 'silent' }),
     destinations: {},
     deadLetters: {
-      put: async (_ref: unknown, event: TriggerEvent, _fault: unknown, reason: DeadLetterReason) => {
-        await options.store?.({ id: event.id, reason });
-        stored.push({ id: event.id, reason });
+      put: async (
+        _ref: unknown,
+        event: TriggerEvent,
+        _fault: unknown,
+        reason: DeadLetterReason,
+        meta: { attempts?: number } = {},
+      ) => {
+        const letter = { id: event.id, reason, attempts: meta.attempts };
+        await options.store?.(letter);
+        stored.push(letter);
       },
     } as never,
+    unstored: (trigger, why) => void told.push([trigger, why]),
   });
   const trigger = listTrigger([...options.deliveries]);
   opened.use(options.invoker, specOf(options.spec), 'v1');
   await opened.pump('t', trigger, options.batch);
-  return { stored, trigger, text: await metrics.registry.metrics() };
+  return { stored, told, trigger, text: await metrics.registry.metrics() };
 }
 
 test('a handled event is settled as done, once', async () => {
@@ -159,9 +169,26 @@ test('the dead letter is stored before the event is acknowledged', async () => {
 test('an event whose dead letter cannot be stored goes back to its source, without using an attempt up', async () => {
   const delivery = deliveryOf('a', {}, { attempt: 3 });
   const full = () => Promise.reject(new Error('stream full'));
-  const { text } = await flow({ deliveries: [delivery], invoker: scripted(() => threw), store: full });
-  expect(delivery.settlement).toMatchObject({ kind: 'retry', failed: false });
+  const { text, told } = await flow({ deliveries: [delivery], invoker: scripted(() => threw), store: full });
+  const givenUp = { reason: 'RetriesExhausted', fault, attempts: 3 };
+  expect(delivery.settlement).toEqual({ kind: 'retry', failed: false, delayMs: 1_000, givenUp });
+  expect(told).toEqual([['t', expect.stringContaining('stream full')]]);
   expect(text).not.toContain('atoll_dead_letters_total{');
+  expect(text).toContain('atoll_dead_letters_unstored_total{namespace="default",function="f",trigger="t"} 1');
+});
+
+test('that dead letters cannot be stored is told when it begins and when it ends', async () => {
+  const fail = (id: string): Delivery => deliveryOf(id, {}, { attempt: 3 });
+  const { told, stored } = await flow({
+    deliveries: ['a', 'b', 'c', 'd'].map(fail),
+    invoker: scripted(() => threw),
+    store: ({ id }) => (id < 'c' ? Promise.reject(new Error('stream full')) : Promise.resolve()),
+  });
+  expect(told).toEqual([
+    ['t', expect.stringContaining('stream full')],
+    ['t', undefined],
+  ]);
+  expect(stored.map(({ id }) => id)).toEqual(['c', 'd']);
 });
 
 test('who waits is answered with the fault, and nothing is dead-lettered', async () => {
@@ -199,16 +226,16 @@ test('an event the source refuses never reaches the handler', async () => {
     runs += 1;
     return returned();
   });
-  const poison = deliveryOf('a', { refuse: { reason: 'Poison', fault } });
+  const poison = deliveryOf('a', { refuse: { reason: 'Poison', fault, attempts: 2 } });
   const { stored } = await flow({ deliveries: [poison], invoker });
   expect(runs).toBe(0);
-  expect(stored).toEqual([{ id: 'a', reason: 'Poison' }]);
+  expect(stored).toEqual([{ id: 'a', reason: 'Poison', attempts: 2 }]);
 });
 
 test('a chain that came back 16 times is stopped, unless the function allows recursion', async () => {
   const looped = () => deliveryOf('a', {}, { headers: { 'Atoll-Hops': String(maxHops) } });
   const stopped = await flow({ deliveries: [looped()], invoker: scripted(() => returned()) });
-  expect(stopped.stored).toEqual([{ id: 'a', reason: 'Recursion' }]);
+  expect(stopped.stored).toEqual([{ id: 'a', reason: 'Recursion', attempts: 0 }]);
   const allowed = await flow({
     deliveries: [looped()],
     invoker: scripted(() => returned()),
