@@ -1,8 +1,10 @@
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
+import { connectAsync } from 'mqtt';
 import { beforeAll, expect, test, vi } from 'vitest';
+import { closeLater } from '../support/closing.ts';
 import { openJournal, recordModule, type Journal } from './journal.ts';
-import { startSite, until, type FunctionSource, type Site } from './site.ts';
+import { describes, processNamed, startSite, until, type FunctionSource, type Site } from './site.ts';
 
 vi.setConfig({ testTimeout: 90_000, hookTimeout: 90_000 });
 
@@ -95,6 +97,83 @@ test('with maxAttempts 1 no event is handed out twice: what was with the process
   expect(new Set(of('start')).size).toBe(of('start').length);
   const reasons = new Set((await letters('once')).map(({ reason }) => reason));
   expect([...reasons].filter((reason) => !['Interrupted', 'RetriesExhausted'].includes(reason))).toEqual([]);
+});
+
+test('with maxAttempts 1 an event that was running when the host was killed is Interrupted, and never runs again', async () => {
+  await site.deploy(
+    {
+      name: 'interrupted',
+      spec: {
+        timeoutSeconds: 60,
+        env: [journal.env],
+        retry: { maxAttempts: 1 },
+        triggers: [{ name: 'stream', jetstream: { stream: 'INTERRUPTED', startAt: 'All' } }],
+      },
+      files: recordModule,
+      code: `
+      import { record } from './record.ts';
+      export const handler = async ({ n }, { trigger: { attempt } }) => {
+        record({ what: 'start', n, attempt, pid: process.pid });
+        if (n === 700) await new Promise(() => {});
+      };`,
+    },
+    '--no-wait',
+  );
+  await (await jetstreamManager(nats)).streams.add({ name: 'INTERRUPTED', subjects: ['interrupted'] });
+  await site.ready('interrupted');
+  await jetstream(nats).publish('interrupted', '{"n":700}');
+  const started = (n: number): Entry[] => journal.read().filter((entry) => entry.n === n);
+  await until('it runs', () => started(700).length === 1 || undefined);
+  process.kill(processNamed(site, 'runtime/main').pid, 'SIGKILL');
+  await jetstream(nats).publish('interrupted', '{"n":701}');
+  await until('the next one ran', () => started(701).length === 1 || undefined, 60_000);
+  // The server hands it out again when nobody renewed its lease for 30 s.
+  const dead = await until(
+    'the one is a dead letter',
+    async () => {
+      const found = await letters('interrupted');
+      return found.length > 0 ? found : undefined;
+    },
+    60_000,
+  );
+  expect(dead).toMatchObject([{ reason: 'Interrupted', attempts: 1 }]);
+  expect(started(700)).toHaveLength(1);
+});
+
+test('full dead letters: what failed finally waits, "faas describe" says so, and it ends by itself once there is room', async () => {
+  await site.deploy({
+    name: 'full',
+    spec: {
+      env: [journal.env],
+      retry: { maxAttempts: 1 },
+      triggers: [{ name: 'plain', mqtt: { topic: 'full/in', qos: 1 } }],
+    },
+    files: recordModule,
+    code: `
+      import { record } from './record.ts';
+      export const handler = async ({ n }, { trigger: { attempt } }) => {
+        record({ what: 'start', n, attempt, pid: process.pid });
+        throw new Error('no ' + n);
+      };`,
+  });
+  const manager = await jetstreamManager(nats);
+  const limit = (max_msgs_per_subject: number) =>
+    manager.streams.update('ATOLL_DEAD', { max_msgs_per_subject });
+  const { max_msgs_per_subject: before } = (await manager.streams.info('ATOLL_DEAD')).config;
+  const device = await connectAsync(site.info.mqtt?.url ?? '', { protocolVersion: 4 });
+  closeLater(() => device.endAsync());
+  await device.publishAsync('full/in', '{"n":800}', { qos: 1 });
+  await until('the first is stored', async () => (await letters('full')).length === 1 || undefined);
+  await limit(1);
+  await device.publishAsync('full/in', '{"n":801}', { qos: 1 });
+  await describes(site, 'full', /dead letters cannot be stored/);
+  await limit(before);
+  await until('the second is stored', async () => (await letters('full')).length === 2 || undefined);
+  expect((await letters('full')).map(({ reason, attempts }) => `${reason} ${attempts}`)).toEqual([
+    'RetriesExhausted 1',
+    'RetriesExhausted 1',
+  ]);
+  expect(journal.read().filter(({ n }) => n === 800 || n === 801)).toHaveLength(2);
 });
 
 test('reasons: no JSON, refused by the handler, in a circle', async () => {
