@@ -16,7 +16,7 @@ import type { S3Settings } from '../config.ts';
 import { openS3 } from '../clients/s3.ts';
 import { AtollError } from '../errors.ts';
 import type { Log } from '../log.ts';
-import { inlineFile, maxPackedBytes, packageSha256 } from './format.ts';
+import { inlineFile, maxPackedBytes, packageRule, packageSha256 } from './format.ts';
 import { incomplete, unpack, type Contents } from './unpack.ts';
 
 export interface Packages {
@@ -315,13 +315,16 @@ async function download(
     return { bytes, contents: await unpack(to.file, to.root, signal) };
   } catch (error) {
     if (!(error instanceof AtollError)) throw error;
-    throw new AtollError(error.code, `${uri}: ${error.message}`, { cause: error });
+    throw new AtollError(error.code, `${uri}: ${error.message}; ${packageRule}`, { cause: error });
   }
 }
 
 function refuseBig(uri: string, bytes: number): void {
   if (bytes <= maxPackedBytes) return;
-  throw new AtollError('PackageInvalid', `${uri} has more than the ${maxPackedBytes} bytes allowed`);
+  throw new AtollError(
+    'PackageInvalid',
+    `${uri} has more than the ${maxPackedBytes} bytes allowed: leave out what the handler does not need`,
+  );
 }
 
 interface Source {

@@ -7,7 +7,9 @@ import { gzip } from 'node:zlib';
 import { Header, Pax } from 'tar';
 import { AtollError } from '../errors.ts';
 import {
+  alsoCalled,
   entryPath,
+  foldedPath,
   invalidEntry,
   maxEntries,
   maxFolders,
@@ -56,11 +58,15 @@ export async function packFiles(files: readonly PackedFile[]): Promise<Packed> {
   if (folders.size > maxFolders) {
     throw new AtollError('PackageInvalid', `${folders.size} folders are more than the ${maxFolders} allowed`);
   }
-  entries.forEach(({ path }, index) => {
+  const folded = new Map([...folders].map((folder) => [foldedPath(folder), folder]));
+  for (const { path } of entries) {
     if (path === '') throw invalidEntry(path, 'is the package itself');
-    if (entries[index + 1]?.path === path) throw invalidEntry(path, 'is there twice');
     if (folders.has(path)) throw invalidEntry(path, 'is a file and a folder');
-  });
+    const other = folded.get(foldedPath(path));
+    if (other === path) throw invalidEntry(path, 'is there twice');
+    if (other !== undefined) throw invalidEntry(path, alsoCalled(other));
+    folded.set(foldedPath(path), path);
+  }
 
   const parts = entries.flatMap(({ path, data, mode }) => [
     head(path, data.byteLength, mode),

@@ -5,14 +5,22 @@
  */
 import { createHash, randomUUID, type Hash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, open, rename, rm } from 'node:fs/promises';
+import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGunzip } from 'node:zlib';
 import { Header, Pax } from 'tar';
 import { AtollError } from '../errors.ts';
-import { entryPath, invalidEntry, maxEntries, maxFolders, maxUnpackedBytes } from './format.ts';
+import {
+  alsoCalled,
+  entryPath,
+  foldedPath,
+  invalidEntry,
+  maxEntries,
+  maxFolders,
+  maxUnpackedBytes,
+} from './format.ts';
 
 /** What lies in an unpacked package: the SHA-256 of each file by its path. */
 export type Contents = Readonly<Record<string, string>>;
@@ -22,6 +30,9 @@ const blockBytes = 512;
 const maxAttributeBytes = 64 * 1024;
 /** Files, their headers and padding, attributes: nothing honest inflates to more. */
 const maxInflatedBytes = maxUnpackedBytes + maxEntries * 4 * blockBytes;
+
+/** What is looked at in one go behind the end of the archive. */
+const zeros = Buffer.alloc(64 * 1024);
 
 /** Temporary folders have this in their names; one that is hours old was left by a process that was killed. */
 export const incomplete = '.incomplete-';
@@ -49,7 +60,13 @@ async function extract(file: string, folder: string, signal?: AbortSignal): Prom
   // Its failure ends `gunzip` with the same error, which reading reports.
   const inflating = pipeline(packed, gunzip, { signal }).catch(() => undefined);
   try {
-    return await extractTar(new Blocks(gunzip), folder);
+    const contents = await extractTar(new Blocks(gunzip), folder);
+    // Node passes over what follows zeros behind the last member.
+    const behind = (await stat(file)).size - gunzip.bytesWritten;
+    if (behind > 0) {
+      throw new AtollError('PackageInvalid', `it has ${behind} bytes behind the end of its gzip data`);
+    }
+    return contents;
   } catch (error) {
     throw isZlib(error)
       ? new AtollError('PackageInvalid', `it is not a complete gzip file: ${(error as Error).message}`)
@@ -66,6 +83,9 @@ const isZlib = (error: unknown) => /^Z_/.test(String((error as NodeJS.ErrnoExcep
 async function extractTar(blocks: Blocks, folder: string): Promise<Contents> {
   const contents: Record<string, string> = Object.create(null) as Record<string, string>;
   const folders = new Set(['']);
+  /** Files and folders, as a file system without regard to case knows them. */
+  const folded = new Map<string, string>();
+  const seen = { files: contents, folders, folded };
   let unpackedBytes = 0;
   for (let count = 0; ; count++) {
     const entry = await nextEntry(blocks);
@@ -76,15 +96,18 @@ async function extractTar(blocks: Blocks, folder: string): Promise<Contents> {
     const path = entryPath(entry.path);
     if (Object.hasOwn(contents, path)) throw invalidEntry(entry.path, 'is there twice');
     if (entry.kind === 'folder') {
-      await makeFolder(folder, path, folders, contents);
+      await makeFolder(folder, path, seen);
       continue;
     }
     if (folders.has(path)) throw invalidEntry(entry.path, 'is a file and a folder');
+    const other = folded.get(foldedPath(path));
+    if (other !== undefined) throw invalidEntry(entry.path, alsoCalled(other));
+    folded.set(foldedPath(path), path);
     unpackedBytes += entry.bytes;
     if (unpackedBytes > maxUnpackedBytes) {
       throw invalidEntry(entry.path, `makes the package bigger than the ${maxUnpackedBytes} bytes allowed`);
     }
-    await makeFolder(folder, path.split('/').slice(0, -1).join('/'), folders, contents);
+    await makeFolder(folder, path.split('/').slice(0, -1).join('/'), seen);
     contents[path] = await writeFile(join(folder, path), entry, blocks);
   }
   await blocks.drain();
@@ -94,13 +117,17 @@ async function extractTar(blocks: Blocks, folder: string): Promise<Contents> {
 async function makeFolder(
   root: string,
   path: string,
-  folders: Set<string>,
-  files: Record<string, string>,
+  seen: { files: Contents; folders: Set<string>; folded: Map<string, string> },
 ): Promise<void> {
+  const { files, folders, folded } = seen;
   if (folders.has(path)) return;
   const parent = dirname(path);
-  await makeFolder(root, parent === '.' ? '' : parent, folders, files);
+  await makeFolder(root, parent === '.' ? '' : parent, seen);
   if (Object.hasOwn(files, path)) throw invalidEntry(path, 'is a file and a folder');
+  // Two folders may differ in case alone: what lies in them is looked at by itself.
+  const other = folded.get(foldedPath(path)) ?? path;
+  if (Object.hasOwn(files, other)) throw invalidEntry(path, alsoCalled(other));
+  folded.set(foldedPath(path), path);
   if (folders.size > maxFolders) {
     throw new AtollError('PackageInvalid', `it has more than the ${maxFolders} folders allowed`);
   }
@@ -243,8 +270,15 @@ class Blocks {
     return Buffer.concat(parts).toString();
   }
 
-  /** Reads to the end, so that a gzip file that is cut off behind the archive is noticed too. */
+  /**
+   * Reads to the end, so that a gzip file that is cut off behind the archive is noticed too. Other tools would read
+   * entries there: only zeros may follow, which fill up a record (POSIX.1-1988 ustar).
+   */
   async drain(): Promise<void> {
-    while (await this.#some(Number.MAX_SAFE_INTEGER));
+    for (let some = await this.#some(zeros.byteLength); some; some = await this.#some(zeros.byteLength)) {
+      if (!some.equals(zeros.subarray(0, some.byteLength))) {
+        throw new AtollError('PackageInvalid', 'it has data behind the end of its archive');
+      }
+    }
   }
 }

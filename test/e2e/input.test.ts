@@ -1,10 +1,9 @@
-import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { Header } from 'tar';
-import { beforeAll, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { packageOf, sha256Of, type MadeEntry } from '../runtime/package/archives.ts';
 import { describes, startSite, unready, until, type Site } from './site.ts';
 
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 120_000 });
@@ -119,29 +118,13 @@ test('sources without the file that the handler names are not deployed', async (
   expect(await names()).not.toContain('nofile');
 });
 
-interface Entry {
-  path: string;
-  data?: string;
-  type?: 'File' | 'SymbolicLink' | 'Link' | 'CharacterDevice';
-  linkpath?: string;
-}
-
-/** As an attacker would pack it: our own packer refuses these. */
-function archive(entries: Entry[]): Buffer {
-  const blocks = entries.flatMap(({ path, data = '', type = 'File', linkpath = '' }) => {
-    const content = Buffer.from(data);
-    const header = Buffer.alloc(512);
-    new Header({ path, mode: 0o644, size: content.length, type, linkpath, mtime: new Date(0) }).encode(
-      header,
-    );
-    return [header, content, Buffer.alloc((512 - (content.length % 512)) % 512)];
-  });
-  return gzipSync(Buffer.concat([...blocks, Buffer.alloc(1024)]));
-}
-
-const sha256Of = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
-const good: Entry = { path: 'index.mjs', data: 'export const handler = () => "fine";' };
-const goodBytes = archive([good]);
+const good: MadeEntry = { path: 'index.mjs', data: 'export const handler = () => "fine";' };
+const goodBytes = packageOf(good);
+/** 10 GB of zeros behind an honest archive. */
+const bomb = Buffer.concat([
+  goodBytes,
+  ...Array.from({ length: 640 }).fill(gzipSync(Buffer.alloc(16 * 1024 ** 2))),
+] as Buffer[]);
 const truncated = goodBytes.subarray(0, goodBytes.length - 40);
 
 const packages: [what: string, bytes: Buffer, sha256: string, reason: string, says: RegExp][] = [
@@ -153,6 +136,14 @@ const packages: [what: string, bytes: Buffer, sha256: string, reason: string, sa
     'PackageInvalid',
     /truncated|unexpected end|cut|incomplete/i,
   ],
+  [
+    'text behind its end',
+    Buffer.concat([goodBytes, Buffer.from('trailing')]),
+    sha256Of(Buffer.concat([goodBytes, Buffer.from('trailing')])),
+    'PackageInvalid',
+    /gzip/,
+  ],
+  ['10 GB of zeros', bomb, sha256Of(bomb), 'PackageInvalid', /inflates to more than 303104000 bytes/],
   ['no archive in it', Buffer.from('hello'), sha256Of(Buffer.from('hello')), 'PackageInvalid', /gzip|tar/i],
   ...(
     [
@@ -160,43 +151,67 @@ const packages: [what: string, bytes: Buffer, sha256: string, reason: string, sa
       ['an absolute path', { path: '/tmp/atoll-escaped', data: 'x' }, /absolute/],
       ['a symbolic link', { path: 'link', type: 'SymbolicLink', linkpath: '../..' }, /link/i],
       ['a hard link', { path: 'link', type: 'Link', linkpath: '/etc/passwd' }, /link/i],
-      ['a device', { path: 'device', type: 'CharacterDevice' }, /device|special|CharacterDevice/i],
-    ] as const
+      ['a device', { path: 'device', type: 'CharacterDevice' }, /"device" is neither a file nor a folder/],
+      ['a FIFO', { path: 'pipe', type: 'FIFO' }, /"pipe" is neither a file nor a folder/],
+      ['a Windows path', { path: 'C:/evil.mjs', data: 'x' }, /"C:\/evil\.mjs" is an absolute path/],
+      ['dots of full width', { path: 'a', pax: { path: '\uff0e\uff0e/evil' } }, /Unicode form/],
+      ['an entry twice', good, /"index\.mjs" is there twice/],
+      ['names that differ in case', { path: 'INDEX.mjs', data: 'x' }, /"INDEX\.mjs" differs.*"index\.mjs"/],
+      ['a path of 4 kB', { path: 'a', pax: { path: 'n/'.repeat(2048) } }, /more than 1024 bytes/],
+    ] as [string, MadeEntry, RegExp][]
   ).map(([what, entry, says]): [string, Buffer, string, string, RegExp] => {
-    const bytes = archive([good, entry]);
+    const bytes = packageOf(good, entry);
     return [what, bytes, sha256Of(bytes), 'PackageInvalid', says];
   }),
 ];
 
-/** A function of that package, as somebody else's tool would declare it. */
-async function declare(name: string, bytes: Buffer, sha256: string): Promise<void> {
-  await writeFile(join(site.dir, 'packages', `${sha256}.tgz`), bytes);
-  const uri = `file://${join(site.dir, 'packages', `${sha256}.tgz`)}`;
-  await site.faas('apply', '-f', await fileOf(functionWith({ package: { uri, sha256 } }, name)));
+/** Functions of those packages, as somebody else's tool would declare them. */
+async function declare(...all: { name: string; bytes: Buffer; sha256: string }[]): Promise<void> {
+  const objects: object[] = [];
+  for (const { name, bytes, sha256 } of all) {
+    const file = join(site.dir, 'packages', `${sha256}.tgz`);
+    await writeFile(file, bytes);
+    objects.push(functionWith({ package: { uri: `file://${file}`, sha256 } }, name));
+  }
+  await site.faas('apply', '-f', await fileOf(...objects));
 }
 
-test.each(packages)(
-  'a package with %s: refused with the reason, nothing of it is put in place',
-  async (_what, bytes, sha256, reason, says) => {
-    const name = `pack-${sha256.slice(0, 8)}`;
-    await declare(name, bytes, sha256);
-    await until(`${reason} is told`, async () => (await unready(site, name)).reason === reason || undefined);
-    const { message } = await unready(site, name);
-    expect(message).toMatch(says);
-    await describes(site, name, new RegExp(`PackageReady +False .*${reason}`));
-    expect((await readdir(join(site.dir, 'cache'))).filter((entry) => entry.includes(sha256))).toEqual([]);
-    expect(existsSync(join(site.dir, 'cache', 'escaped.mjs'))).toBe(false);
-    expect(existsSync('/tmp/atoll-escaped')).toBe(false);
-    await site.faas('delete', name);
-  },
-);
+describe('bad packages', () => {
+  const nameOf = (sha256: string): string => `pack-${sha256.slice(0, 8)}`;
+  beforeAll(() => declare(...packages.map(([, bytes, sha256]) => ({ name: nameOf(sha256), bytes, sha256 }))));
+  afterAll(() => site.faas('delete', ...packages.map(([, , sha256]) => nameOf(sha256))));
+
+  test.each(packages)(
+    'a package with %s: refused with the reason, nothing of it is put in place',
+    async (_what, _bytes, sha256, reason, says) => {
+      const name = nameOf(sha256);
+      const told = await until(`${reason} is told`, async () => {
+        const found = await unready(site, name);
+        return found.reason === reason ? found : undefined;
+      });
+      expect(told.message).toMatch(says);
+      if (reason === 'PackageInvalid') {
+        expect(told.message).toMatch(/a package is a tar.gz of regular files .*deploy/);
+      }
+      const cached = await readdir(join(site.dir, 'cache'));
+      expect(cached.filter((entry) => entry.includes(sha256))).toEqual([]);
+      expect(existsSync(join(site.dir, 'cache', 'escaped.mjs'))).toBe(false);
+      expect(existsSync('/tmp/atoll-escaped')).toBe(false);
+    },
+  );
+
+  test('describe shows the condition, and what to do', async () => {
+    const link = packages.find(([what]) => what === 'a symbolic link')!;
+    await describes(site, nameOf(link[2]), /PackageReady +False .*PackageInvalid.*"link" is a link/);
+  });
+});
 
 test('the same archive with the right digest is taken; without the file of the handler it takes no place', async () => {
-  await declare('fine', goodBytes, sha256Of(goodBytes));
+  await declare({ name: 'fine', bytes: goodBytes, sha256: sha256Of(goodBytes) });
   await site.ready('fine');
   expect(await site.invoke('fine')).toBe('fine');
-  const headless = archive([{ path: 'other.mjs', data: good.data ?? '' }]);
-  await declare('fine', headless, sha256Of(headless));
+  const headless = packageOf({ path: 'other.mjs', data: good.data ?? '' });
+  await declare({ name: 'fine', bytes: headless, sha256: sha256Of(headless) });
   await until('it is told what was looked for', async () => {
     const { reason, message } = await unready(site, 'fine');
     return (reason === 'Runtime.ImportModuleError' && /index\.mjs/.test(message)) || undefined;
