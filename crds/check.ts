@@ -50,7 +50,7 @@ export function check(schema: object, rules: readonly Rule[], input: unknown): C
   for (const rule of rules) {
     for (const node of nodesAt(value, rule.path)) {
       const field = rule.fieldPath?.slice(1);
-      const blamed = field ? field.split('.').reduce(join, node.path) : node.path;
+      const blamed = field ? field.split('.').reduce(pathTo, node.path) : node.path;
       if (misshapen.some((path) => within(path, blamed) || within(blamed, path))) continue;
       // One sentence about a text is enough; a second would often say the same in other words.
       if (typeof node.value === 'string' && problems.some((each) => each.path === blamed)) continue;
@@ -150,7 +150,7 @@ function problemOf(error: ErrorObject): Found {
     case 'additionalProperties': {
       const field = parameters.additionalProperty;
       return {
-        path: join(path, field),
+        path: pathTo(path, field),
         value: (error.data as Record<string, unknown>)[field],
         message: unknownField(field, Object.keys(schema.properties ?? {})),
         misshapen: false,
@@ -160,7 +160,7 @@ function problemOf(error: ErrorObject): Found {
       const field = parameters.missingProperty;
       const allowed = schema.properties?.[field];
       return {
-        path: join(path, field),
+        path: pathTo(path, field),
         value: undefined,
         message: `is required${allowed?.enum ? `: ${list(allowed.enum)}` : ''}`,
         misshapen: true,
@@ -221,7 +221,7 @@ function duplicates(schema: Schema, value: unknown, path: string): Found[] {
   } else if (typeof value === 'object' && value !== null) {
     for (const [name, property] of Object.entries(schema.properties ?? {})) {
       if (Object.hasOwn(value, name)) {
-        problems.push(...duplicates(property, (value as Record<string, unknown>)[name], join(path, name)));
+        problems.push(...duplicates(property, (value as Record<string, unknown>)[name], pathTo(path, name)));
       }
     }
   }
@@ -235,7 +235,7 @@ function nodesAt(root: unknown, rulePath: string): { path: string; value: unknow
     const name = step.replace('[]', '');
     nodes = nodes.flatMap(({ path, value }) => {
       if (typeof value !== 'object' || value === null || !Object.hasOwn(value, name)) return [];
-      const next = { path: join(path, name), value: (value as Record<string, unknown>)[name] };
+      const next = { path: pathTo(path, name), value: (value as Record<string, unknown>)[name] };
       if (!step.endsWith('[]')) return [next];
       if (!Array.isArray(next.value)) return [];
       return next.value.map((item: unknown, index) => ({ path: `${next.path}[${index}]`, value: item }));
@@ -254,11 +254,11 @@ function pathOf(pointer: string): string {
     .split('/')
     .slice(1)
     .map((part) => part.replaceAll('~1', '/').replaceAll('~0', '~'))
-    .reduce(join, '');
+    .reduce(pathTo, '');
 }
 
 /** Names that are not plain words are quoted: `metadata.labels["app.kubernetes.io/name"]`. */
-function join(path: string, name: string): string {
+export function pathTo(path: string, name: string): string {
   if (/^[0-9]+$/.test(name)) return `${path}[${name}]`;
   if (!/^[A-Za-z_][A-Za-z0-9_-]*$/.test(name)) return `${path}[${JSON.stringify(name)}]`;
   return path === '' ? name : `${path}.${name}`;
@@ -275,6 +275,10 @@ function near(value: unknown, known: readonly unknown[]): string {
   const ranked = words
     .map((word) => ({ word, distance: editDistance(value.toLowerCase(), word.toLowerCase()) }))
     .sort((a, b) => a.distance - b.distance);
+  // Units are forgotten more often than letters: "timeout".
+  const begun =
+    value.length >= 4 ? words.find((word) => word.startsWith(value) && word !== value) : undefined;
+  if (begun !== undefined) return `; did you mean "${begun}"?`;
   const best = ranked[0];
   return best && best.distance <= Math.min(3, Math.ceil(best.word.length * 0.4))
     ? `; did you mean "${best.word}"?`

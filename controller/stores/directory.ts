@@ -93,7 +93,7 @@ export async function openDirectoryStore(options: DirectoryStoreOptions): Promis
       const fingerprint = await fingerprintOf(file);
       const known = readings.get(keyText(key));
       if (known?.fingerprint === fingerprint) return known;
-      const reading = { fingerprint, ...parse(await readFile(file, 'utf8'), key) };
+      const reading = { fingerprint, ...parse(await readFile(file), key) };
       readings.set(keyText(key), reading);
       return reading;
     } catch (error) {
@@ -255,8 +255,8 @@ export async function openDirectoryStore(options: DirectoryStoreOptions): Promis
 }
 
 /** Exactly one document that is a valid Function of this place, or every reason why not. */
-function parse(text: string, key: Key): { object: FunctionManifest } | { problems: string[] } {
-  const parsed = parseManifests(text, `${key.name}.yaml`);
+function parse(content: Uint8Array, key: Key): { object: FunctionManifest } | { problems: string[] } {
+  const parsed = parseManifests(content, `${key.name}.yaml`);
   if (!parsed.ok) return { problems: parsed.problems.map(manifestProblemText) };
   const [object, ...more] = parsed.manifests;
   if (!object || more.length > 0) {
