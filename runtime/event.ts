@@ -113,11 +113,15 @@ interface Ended {
 export type Outcome =
   | ({ kind: 'returned'; result: Result } & Ended)
   | ({ kind: 'threw'; fault: Fault; retryable: boolean } & Ended)
-  | ({ kind: 'timedOut'; fault: Fault } & Ended)
+  /** With `suspects` its process did not answer any more: each of so many may be the one that spun. */
+  | ({ kind: 'timedOut'; fault: Fault; suspects?: number } & Ended)
   /**
    * The process ended. `suspects` is how many invocations were in flight in it: only with 1 is the event
    * known to be the cause. 0: it never reached the handler (the process could not start).
    */
   | ({ kind: 'crashed'; fault: Fault; suspects: number } & Ended)
-  /** Given back without fault of its own: drain, or killed as the neighbour of another's timeout (`began`). */
-  | ({ kind: 'returnedUnrun'; fault: Fault; began: boolean } & Ended);
+  /**
+   * Given back without fault of its own: drain, or killed as the neighbour of another's timeout (`began`). With
+   * `suspects` it was in a process that did not answer any more, and may be the cause all the same.
+   */
+  | ({ kind: 'returnedUnrun'; fault: Fault; began: boolean; suspects?: number } & Ended);

@@ -141,6 +141,9 @@ function invoke(id: number, call: Call): void {
 }
 
 function cancel(id: number, reason: string): void {
+  // First: the handler's listener may do anything.
+  writer.begin(frameType.stats, id).end();
+  flush(false);
   const context = running.get(id);
   if (context !== undefined) abort(context, new Error(reason));
 }

@@ -14,6 +14,11 @@ export interface Invocation {
   readonly tail?: boolean;
   /** Run in a process of its own: the event was in flight when a process with several died. */
   readonly alone?: boolean;
+  /**
+   * The events may run a second time when it cannot be told which of several invocations of a process was the cause
+   * of its end: an outcome with `suspects` > 1 is then no verdict yet.
+   */
+  readonly mayRunAgain?: boolean;
   readonly onChunk?: (chunk: Uint8Array) => Promise<void>;
 }
 

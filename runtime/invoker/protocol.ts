@@ -12,7 +12,7 @@ export const protocolVersion = 1;
 export const maxPayloadBytes = 16 * 1024 * 1024;
 const headerBytes = 10;
 
-/** `chunk`, `stats`, `call` and `callResult` are reserved: no side sends them yet. */
+/** `stats` answers `cancel`: the event loop turns. `chunk`, `call` and `callResult` are reserved: no side sends them yet. */
 export const frameType = {
   hello: 1,
   init: 2,

@@ -79,6 +79,8 @@ export type RunEnd =
 export interface WorkerEvents<Run> {
   ready(worker: Worker<Run>): void;
   ended(worker: Worker<Run>, run: Run, end: RunEnd): void;
+  /** It took up the cancel frame of that id: its event loop turns. */
+  answered(worker: Worker<Run>, id: number): void;
   log(worker: Worker<Run>, frame: LogFrame): void;
   line(worker: Worker<Run>, line: string, stream: 'stdout' | 'stderr'): void;
   /** Last: nothing of the process is left. `runs` of the worker are those that were in flight. */
@@ -94,6 +96,8 @@ export class Worker<Run> {
   initDurationMs = 0;
   memoryBytes = 0;
   maxMemoryBytes = 0;
+  /** When memoryBytes was looked at. */
+  measuredMs = 0;
   /** What `exited` will say, when we end it. */
   #reason: Fault | undefined;
   readonly #options: WorkerOptions;
@@ -233,6 +237,7 @@ export class Worker<Run> {
   /** Looks at the process's memory; returns what it found. */
   measure(): number {
     const bytes = this.pid === undefined ? undefined : residentBytes(this.pid);
+    this.measuredMs = monotonicMs();
     if (bytes !== undefined) {
       this.memoryBytes = bytes;
       this.maxMemoryBytes = Math.max(this.maxMemoryBytes, bytes);
@@ -250,6 +255,8 @@ export class Worker<Run> {
       else this.#end(id, { kind: 'threw', fault, retryable });
     } else if (type === frameType.log) {
       this.#events.log(this, readLog(payload));
+    } else if (type === frameType.stats) {
+      this.#events.answered(this, id);
     } else if (type === frameType.hello && this.state === 'starting') {
       clearTimeout(this.#timer);
       const { initTimeoutMs, init } = this.#options;
