@@ -1,0 +1,81 @@
+/** How far a contender is. Its handler (bench/handlers/count) tells by datagram, inline and isolated alike. */
+import { createSocket } from 'node:dgram';
+import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
+
+/** The handler tells its count at each such step; what a round sends is a multiple of it. */
+export const tellEvery = 500;
+/** So long without a word: events were lost. */
+const silenceMs = 60_000;
+
+export interface Progress {
+  /** For the events' `tell`. */
+  readonly port: number;
+  /** How many the handler has seen since its process began. */
+  readonly seen: number;
+  /** Resolves at the next word of the handler. */
+  next(): Promise<void>;
+  reaches(count: number): Promise<void>;
+  close(): void;
+}
+
+export async function openProgress(): Promise<Progress> {
+  const socket = createSocket('udp4');
+  socket.bind(0, '127.0.0.1');
+  await once(socket, 'listening');
+  let seen = 0;
+  let waiting: (() => void)[] = [];
+  socket.on('message', (text) => {
+    seen = Number(text.toString());
+    const told = waiting;
+    waiting = [];
+    for (const resolve of told) resolve();
+  });
+  const next = (): Promise<void> =>
+    new Promise((resolve, reject) => {
+      const late = setTimeout(() => reject(new Error(`nothing new after ${seen} events`)), silenceMs);
+      waiting.push(() => {
+        clearTimeout(late);
+        resolve();
+      });
+    });
+  return {
+    port: (socket.address() as AddressInfo).port,
+    get seen() {
+      return seen;
+    },
+    next,
+    async reaches(count) {
+      while (seen < count) await next();
+    },
+    close: () => socket.close(),
+  };
+}
+
+/** 100 bytes of JSON that ask the handler to tell its count. */
+export function eventFor({ port }: Progress): Buffer {
+  const tell = { port, every: tellEvery };
+  const text = JSON.stringify({ robot: 'r1', pose: { x: 1.25, y: -3.5, theta: 0.75 }, tell, pad: '' });
+  return Buffer.from(`${text.slice(0, -2)}${'.'.repeat(Math.max(0, 100 - text.length))}"}`);
+}
+
+/**
+ * Sends `count` events and resolves when all were handled, at most `backlog` being on their way. `send` may tell by a
+ * promise that the broker has it. Returns the seconds that took.
+ */
+export async function sendAll(
+  progress: Progress,
+  { count, backlog, send }: { count: number; backlog: number; send(): void | Promise<void> },
+): Promise<number> {
+  const before = progress.seen;
+  const started = performance.now();
+  for (let sent = 0; sent < count;) {
+    const most = Math.min(count, progress.seen - before + backlog);
+    // One turn of the event loop sends no more than this, so that what was sent is written.
+    for (let turn = 0; turn < 100 && sent < most; turn++, sent++) void send();
+    if (sent < most) await new Promise((resolve) => setImmediate(resolve));
+    else if (sent < count) await progress.next();
+  }
+  await progress.reaches(before + count);
+  return (performance.now() - started) / 1000;
+}
