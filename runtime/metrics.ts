@@ -1,11 +1,40 @@
 /** What a host measures, as Prometheus reads it. Names and labels: CONTRACTS 1; never a subject, topic or id as a label. */
-import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { Counter, Gauge, Registry } from 'prom-client';
 import type { DeadLetterReason, Outcome } from './event.ts';
+import { openHistogram, type Observed } from './histogram.ts';
 
 /** Seconds. Fine near a millisecond, where handlers on a robot live; the last is Lambda's longest timeout. */
 const buckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900];
 
 type OutcomeKind = Outcome['kind'];
+
+const outcomeKinds = [
+  'returned',
+  'threw',
+  'timedOut',
+  'crashed',
+  'returnedUnrun',
+] as const satisfies OutcomeKind[];
+
+interface Ended {
+  readonly labels: [string, string, string];
+  readonly outcomes: Record<OutcomeKind, number>;
+}
+
+/** What an event of one trigger counts in. */
+interface Child {
+  readonly outcomes: Record<OutcomeKind, number>;
+  readonly duration: Observed;
+  readonly wait: Observed;
+}
+
+const noOutcomes = (): Record<OutcomeKind, number> => ({
+  returned: 0,
+  threw: 0,
+  timedOut: 0,
+  crashed: 0,
+  returnedUnrun: 0,
+});
 
 export interface Metrics {
   readonly registry: Registry;
@@ -36,31 +65,46 @@ export function openMetrics(): Metrics {
   const perTrigger = [...name, 'trigger'];
   const lags = new Map<string, { labels: [string, string, string]; lag: () => Promise<number> }>();
 
-  const invocations = new Counter({
+  // What changes with every event is kept as plain numbers and handed over when somebody reads it.
+  const ended = new Map<string, Ended>();
+  const flying = new Map<string, { labels: [string, string]; count: number }>();
+  new Counter({
     name: 'atoll_invocations_total',
     help: 'Invocations by how they ended',
     labelNames: [...perTrigger, 'outcome'],
     registers,
+    collect() {
+      this.reset();
+      for (const { labels, outcomes } of ended.values()) {
+        for (const outcome of outcomeKinds) {
+          if (outcomes[outcome] > 0) this.labels(...labels, outcome).inc(outcomes[outcome]);
+        }
+      }
+    },
   });
-  const duration = new Histogram({
+  const duration = openHistogram({
     name: 'atoll_invocation_duration_seconds',
     help: 'Time in the handler',
     labelNames: perTrigger,
     buckets,
-    registers,
+    registry,
   });
-  const queueWait = new Histogram({
+  const queueWait = openHistogram({
     name: 'atoll_queue_wait_seconds',
     help: 'Time between acceptance and the start of the first invocation',
     labelNames: perTrigger,
     buckets,
-    registers,
+    registry,
   });
-  const inFlight = new Gauge({
+  new Gauge({
     name: 'atoll_invocations_in_flight',
     help: 'Invocations running now',
     labelNames: name,
     registers,
+    collect() {
+      this.reset();
+      for (const { labels, count } of flying.values()) this.labels(...labels).set(count);
+    },
   });
   const coldStarts = new Counter({
     name: 'atoll_cold_starts_total',
@@ -124,30 +168,32 @@ export function openMetrics(): Metrics {
     registry,
     of(namespace, fn) {
       const triggers = new Set<string>();
-      // prom-client hashes labels at every call; labelled children are looked up once per trigger.
-      const children = new Map<string, ReturnType<typeof childrenOf>>();
-      const childrenOf = (trigger: string) => ({
-        duration: duration.labels(namespace, fn, trigger),
-        wait: queueWait.labels(namespace, fn, trigger),
-        outcomes: new Map<OutcomeKind, { inc(): void }>(),
-      });
-      const child = (trigger: string) => {
-        let found = children.get(trigger);
-        if (!found) children.set(trigger, (found = childrenOf(trigger)));
-        return found;
+      const children = new Map<string, Child>();
+      const childOf = (trigger: string): Child => {
+        const key = `${namespace}/${fn}/${trigger}`;
+        let counted = ended.get(key);
+        if (!counted)
+          ended.set(key, (counted = { labels: [namespace, fn, trigger], outcomes: noOutcomes() }));
+        const child = {
+          outcomes: counted.outcomes,
+          duration: duration.labels(namespace, fn, trigger),
+          wait: queueWait.labels(namespace, fn, trigger),
+        };
+        children.set(trigger, child);
+        return child;
       };
-      const flying = inFlight.labels(namespace, fn);
+      const inFlight = { labels: [namespace, fn] as [string, string], count: 0 };
+      flying.set(`${namespace}/${fn}`, inFlight);
       return {
         invoked(trigger, outcome, seconds) {
-          const { outcomes, duration: spent } = child(trigger);
-          let counter = outcomes.get(outcome);
-          if (!counter)
-            outcomes.set(outcome, (counter = invocations.labels(namespace, fn, trigger, outcome)));
-          counter.inc();
-          spent.observe(seconds);
+          const child = children.get(trigger) ?? childOf(trigger);
+          child.outcomes[outcome] += 1;
+          child.duration.observe(seconds);
         },
-        waited: (trigger, seconds) => child(trigger).wait.observe(seconds),
-        inFlight: (count) => flying.set(count),
+        waited: (trigger, seconds) => (children.get(trigger) ?? childOf(trigger)).wait.observe(seconds),
+        inFlight(count) {
+          inFlight.count = count;
+        },
         coldStart: () => coldStarts.labels(namespace, fn).inc(),
         retried: (trigger) => retries.labels(namespace, fn, trigger).inc(),
         deadLettered: (trigger, reason) => deadLetters.labels(namespace, fn, trigger, reason).inc(),
@@ -168,7 +214,7 @@ export function openMetrics(): Metrics {
         forget() {
           for (const trigger of triggers) connected.remove(namespace, fn, trigger);
           for (const key of lags.keys()) if (key.startsWith(`${namespace}/${fn}/`)) lags.delete(key);
-          inFlight.remove(namespace, fn);
+          if (flying.get(`${namespace}/${fn}`) === inFlight) flying.delete(`${namespace}/${fn}`);
           memory.remove(namespace, fn);
         },
       };
