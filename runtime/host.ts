@@ -7,18 +7,10 @@ import type { FunctionSpec } from '../crds/function.ts';
 import { shortened } from './dead-letters.ts';
 import type { DeadLetters } from './dead-letters.ts';
 import { envelope, hopsOf, send, type DestinationParts, type Ending } from './destinations.ts';
-import type {
-  DeadLetterReason,
-  Delivery,
-  GivenUp,
-  InvocationReport,
-  Outcome,
-  Settlement,
-  TriggerEvent,
-} from './event.ts';
+import type { DeadLetterReason, Delivery, GivenUp, Outcome, Settlement, TriggerEvent } from './event.ts';
 import { faultOf } from './errors.ts';
 import type { Invoker } from './invoker/invoker.ts';
-import type { Log } from './log.ts';
+import { openReports, type Log } from './log.ts';
 import type { FunctionMetrics } from './metrics.ts';
 import { decide } from './settle.ts';
 import type { FunctionRef, Trigger } from './triggers/trigger.ts';
@@ -82,6 +74,7 @@ interface Pump {
 
 export function openFlow(options: FlowOptions): Flow {
   const { metrics, log, deadLetters } = options;
+  const reports = openReports(log);
   const pumps = new Set<Pump>();
   /** Gathered and waiting for a slot: bounded by what pumps ask for. */
   const waiting: { pump: Pump; deliveries: Delivery[] }[] = [];
@@ -338,17 +331,14 @@ export function openFlow(options: FlowOptions): Flow {
     const { report } = outcome;
     metrics.invoked(trigger, outcome.kind, report.durationMs / 1000);
     if (report.coldStart) metrics.coldStart();
-    const failure = outcome.kind === 'returned' ? undefined : { errorType: outcome.fault.code };
-    log.info(
+    reports(
       {
-        source: 'report',
         trigger,
-        attempt: deliveries[0]?.event.attempt,
+        attempt: (deliveries[0] as Delivery).event.attempt,
         outcome: outcome.kind,
-        ...failure,
-        ...rounded(report),
+        errorType: outcome.kind === 'returned' ? undefined : outcome.fault.code,
       },
-      'REPORT',
+      report.requestId === '' ? { ...report, requestId: randomUUID() } : report,
     );
   }
 
@@ -456,16 +446,4 @@ export function batchItemFailures(
     );
   }
   return fail(failedIds as string[], 'the handler reported this item in batchItemFailures');
-}
-
-function rounded(report: InvocationReport): Record<string, unknown> {
-  const { requestId, durationMs, initDurationMs, maxMemoryMiB, coldStart } = report;
-  const round = (ms: number): number => Math.round(ms * 100) / 100;
-  return {
-    requestId: requestId || randomUUID(),
-    durationMs: round(durationMs),
-    ...(initDurationMs !== undefined && { initDurationMs: round(initDurationMs) }),
-    maxMemoryMiB,
-    coldStart,
-  };
 }

@@ -2,7 +2,8 @@
  * JSON lines on stdout, one record each: a constant message plus fields. The backend sorts a host's lines
  * by `namespace` and `function`. Secrets are never fields.
  */
-import { destination, pino, type Logger } from 'pino';
+import { destination, pino, symbols, type Logger } from 'pino';
+import type { InvocationReport } from './event.ts';
 
 export type Log = Logger;
 
@@ -23,6 +24,8 @@ export interface LogRecord {
 
 /** What waits for a reader of stdout that does not read; beyond it lines are dropped rather than memory filled. */
 const maxUnreadBytes = 64 * 1024 * 1024;
+/** Lines of one turn go out before it ends when they are longer than this together. */
+const maxTurnLength = 256 * 1024;
 
 export function openLog(options: { level?: string; destination?: NodeJS.WritableStream } = {}): Log {
   return pino(
@@ -30,11 +33,86 @@ export function openLog(options: { level?: string; destination?: NodeJS.Writable
       level: options.level ?? 'info',
       messageKey: 'message',
       base: null,
-      timestamp: () => `,"time":"${new Date().toISOString()}"`,
+      timestamp: () => `,"time":"${now()}"`,
       formatters: { level: (label) => ({ level: label.toUpperCase() }) },
     },
-    // Asynchronous: lines that come while a write is under way go out together in the next. A write for each was
-    // more than half of what a host did under load. What is left at the exit is written then.
-    options.destination ?? destination({ dest: 1, sync: false, maxLength: maxUnreadBytes }),
+    options.destination ?? (standardOutput ??= openStandardOutput()),
   );
 }
+
+interface LineOutput {
+  write(line: string): void;
+}
+
+let standardOutput: LineOutput | undefined;
+
+/**
+ * All lines of a turn of the event loop in one write, and what comes while a write is under way in the next: a write
+ * for each line was more than half of what a host did under load. What is left at the exit is written then.
+ */
+function openStandardOutput(): LineOutput {
+  let lines = '';
+  const flush = (): void => {
+    const text = lines;
+    lines = '';
+    if (text !== '') output.write(text);
+  };
+  // Before pino's own handler, which writes what `output` still has.
+  process.on('exit', flush);
+  const output = destination({ dest: 1, sync: false, maxLength: maxUnreadBytes });
+  return {
+    write(line) {
+      if (lines === '') setImmediate(flush);
+      lines += line;
+      if (lines.length > maxTurnLength) flush();
+    },
+  };
+}
+
+let nowMs = 0;
+let nowText = '';
+
+/** ISO 8601; one text serves all lines of a millisecond. */
+function now(): string {
+  const ms = Date.now();
+  if (ms !== nowMs) nowText = new Date((nowMs = ms)).toISOString();
+  return nowText;
+}
+
+/** What the record of an invocation says besides its report. */
+export interface ReportedInvocation {
+  readonly trigger: string;
+  readonly attempt: number;
+  readonly outcome: string;
+  readonly errorType?: string | undefined;
+}
+
+/**
+ * Writes the record that each invocation ends with (source `report`). One is written for every event, so it is put
+ * together by hand: as a pino record it was a third of a host's work.
+ */
+export function openReports(log: Log): (invocation: ReportedInvocation, report: InvocationReport) => void {
+  const { [symbols.streamSym]: stream, [symbols.chindingsSym]: bindings } = log as unknown as {
+    [symbols.streamSym]: { write(line: string): void };
+    [symbols.chindingsSym]: string;
+  };
+  let lastTrigger = '';
+  let beginning = '';
+  return ({ trigger, attempt, outcome, errorType }, report) => {
+    if (!log.isLevelEnabled('info')) return;
+    if (trigger !== lastTrigger || beginning === '') {
+      lastTrigger = trigger;
+      beginning = `"${bindings},"source":"report","trigger":${JSON.stringify(trigger)},"attempt":`;
+    }
+    const init =
+      report.initDurationMs === undefined ? '' : `,"initDurationMs":${hundredths(report.initDurationMs)}`;
+    const error = errorType === undefined ? '' : `,"errorType":${JSON.stringify(errorType)}`;
+    stream.write(
+      `{"level":"INFO","time":"${now()}${beginning}${attempt},"outcome":"${outcome}"${error}` +
+        `,"requestId":${JSON.stringify(report.requestId)},"durationMs":${hundredths(report.durationMs)}${init}` +
+        `,"maxMemoryMiB":${report.maxMemoryMiB},"coldStart":${report.coldStart},"message":"REPORT"}\n`,
+    );
+  };
+}
+
+const hundredths = (ms: number): number => Math.round(ms * 100) / 100;

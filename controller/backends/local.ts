@@ -14,8 +14,8 @@ import type {
   RuntimeConfig,
   S3Settings,
 } from '../../runtime/config.ts';
-import type { Log, LogRecord } from '../../runtime/log.ts';
-import { supervise, type OutputStream, type SupervisedState } from '../../runtime/process/supervise.ts';
+import type { Log } from '../../runtime/log.ts';
+import { supervise, type SupervisedState } from '../../runtime/process/supervise.ts';
 import { folderMode, writeAtomically } from '../stores/atomic-file.ts';
 import { markProcess, temporaryPrefix } from '../stores/process-marks.ts';
 import type { SitePaths } from '../stores/site.ts';
@@ -23,7 +23,8 @@ import { isKey, keyText, type Key } from '../stores/store.ts';
 import type { Backend, Observation, Workload } from './backend.ts';
 import { environmentOf, type Problem } from './environment.ts';
 import { followHostStatus } from './host-status.ts';
-import { openLogFiles, parseRecord } from './log-files.ts';
+import { openLogFiles } from './log-files.ts';
+import { openLogSorter, rawLine } from './log-sorter.ts';
 
 /** The kernel takes 107 bytes; some are left for those who count differently. */
 const maxSocketPathBytes = 100;
@@ -194,16 +195,10 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
     emit({ namespace: line.function.namespace, name: line.function.name });
   }
 
-  function sort(line: string, stream: OutputStream): void {
-    const record = stream === 'stdout' ? parseRecord(line) : undefined;
-    if (!record) {
-      const raw: LogRecord = { time: new Date().toISOString(), level: 'INFO', source: stream, message: line };
-      if (stream === 'stderr') raw.level = 'ERROR';
-      return logFiles.append(hostLog, raw, JSON.stringify(raw));
-    }
-    const key = { namespace: record.namespace ?? '', name: record.function ?? '' };
-    logFiles.append(isKey(key) ? paths.logFile(key) : hostLog, record, line);
-  }
+  const sort = openLogSorter({
+    files: logFiles,
+    fileOf: (key) => (isKey(key) ? paths.logFile(key) : hostLog),
+  });
 
   const mark = { name: 'host', ...(socket.temporary && { temporaryFolder: socket.temporary }) };
   const marks = markProcess(paths.run, mark, log);
@@ -235,7 +230,8 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
       return Math.max(0, ...timeouts) + stopGraceMs;
     },
     maxLineBytes: maxRecordBytes,
-    onLine: sort,
+    onOutput: sort,
+    onLine: (line, stream) => logFiles.append(hostLog, rawLine(line, stream)),
     onState,
   });
 

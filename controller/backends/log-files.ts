@@ -19,8 +19,8 @@ const maxPendingBytes = 16 * 1024 * 1024;
 const maxFollowedRecords = 10_000;
 
 export interface LogFiles {
-  /** `line` is the record as it was written by the host. Returns at once. */
-  append(path: string, record: LogRecord, line: string): void;
+  /** Records as the host wrote them: whole lines, each with its newline. Returns at once. */
+  append(path: string, lines: Buffer): void;
   /** The kept records that fit, oldest first; with `follow` those to come as well, until `signal` aborts. */
   read(path: string, query: LogQuery): AsyncIterable<LogRecord>;
   /** Writes what waits, ends what follows. */
@@ -29,7 +29,7 @@ export interface LogFiles {
 
 interface LogFile {
   readonly path: string;
-  pending: string[];
+  pending: Buffer[];
   pendingBytes: number;
   dropped: number;
   /** Of the current file, once known. */
@@ -77,20 +77,18 @@ export function openLogFiles(log: Log, options: { maxFileBytes?: number } = {}):
   async function write(file: LogFile): Promise<void> {
     while (file.pending.length > 0) {
       const lines = file.pending;
-      if (file.dropped > 0) lines.push(gapLine(file.dropped));
-      const text = lines.join('\n') + '\n';
+      if (file.dropped > 0) lines.push(Buffer.from(gapLine(file.dropped)));
+      const bytes = Buffer.concat(lines);
       file.pending = [];
       file.pendingBytes = 0;
       file.dropped = 0;
       file.size ??= await sizeOf(file.path);
-      const bytes = Buffer.byteLength(text);
-      if (file.size > 0 && file.size + bytes > limit) {
+      if (file.size > 0 && file.size + bytes.length > limit) {
         await rotate(file.path);
         file.size = 0;
       }
-      await mkdir(dirname(file.path), { recursive: true, mode: folderMode });
-      await appendFile(file.path, text, { mode: fileMode });
-      file.size += bytes;
+      await appendTo(file.path, bytes);
+      file.size += bytes.length;
     }
   }
 
@@ -127,15 +125,17 @@ export function openLogFiles(log: Log, options: { maxFileBytes?: number } = {}):
   }
 
   return {
-    append(path, record, line) {
+    append(path, lines) {
       const file = fileAt(path);
-      for (const follower of file.followers) follower(record);
+      if (file.followers.size > 0) {
+        for (const record of parsed(lines)) for (const follower of file.followers) follower(record);
+      }
       if (file.pendingBytes > maxPendingBytes) {
-        file.dropped += 1;
+        file.dropped += countLines(lines);
         return;
       }
-      file.pending.push(line);
-      file.pendingBytes += line.length;
+      file.pending.push(lines);
+      file.pendingBytes += lines.length;
       if (file.pendingBytes >= flushBytes) void flush(file);
       else timer ??= setTimeout(flushAll, flushMs);
     },
@@ -151,6 +151,27 @@ export function openLogFiles(log: Log, options: { maxFileBytes?: number } = {}):
     timer = undefined;
     await Promise.all([...files.values()].map((file) => flush(file)));
   }
+}
+
+async function appendTo(path: string, bytes: Buffer): Promise<void> {
+  try {
+    await appendFile(path, bytes, { mode: fileMode });
+  } catch (error) {
+    if (!isMissing(error)) throw error;
+    await mkdir(dirname(path), { recursive: true, mode: folderMode });
+    await appendFile(path, bytes, { mode: fileMode });
+  }
+}
+
+function parsed(lines: Buffer): LogRecord[] {
+  const records = lines.toString('utf8').split('\n').map(parseRecord);
+  return records.filter((record) => record !== undefined);
+}
+
+function countLines(lines: Buffer): number {
+  let count = 0;
+  for (let at = lines.indexOf(10); at !== -1; at = lines.indexOf(10, at + 1)) count += 1;
+  return count;
 }
 
 /** `<name>.jsonl` is the current one; `<name>.1.jsonl` the one before it. */
@@ -244,11 +265,12 @@ function openFollowed(file: LogFile): Followed {
 }
 
 function gapLine(lines: number): string {
-  return JSON.stringify({
+  const record = {
     time: new Date().toISOString(),
     level: 'WARN',
     source: 'platform',
     message: 'log lines dropped: they came faster than they could be taken',
     lines,
-  } satisfies LogRecord);
+  } satisfies LogRecord;
+  return `${JSON.stringify(record)}\n`;
 }

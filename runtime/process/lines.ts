@@ -54,3 +54,49 @@ export function readLines(stream: Readable, onLine: (line: string) => void, limi
   // A pipe that breaks is the process ending; its exit tells the story.
   stream.on('error', () => {});
 }
+
+/**
+ * As `readLines`, for who sorts lines instead of reading them: `onLines` gets the bytes of as many whole lines as came
+ * together, each with its newline. A line of more than `limitBytes` is cut at it; the rest of it is dropped.
+ */
+export function readWholeLines(
+  stream: Readable,
+  onLines: (lines: Buffer) => void,
+  limitBytes = maxLineBytes,
+): void {
+  let held: Buffer[] = [];
+  let heldBytes = 0;
+
+  const hold = (piece: Buffer) => {
+    const kept = piece.subarray(0, limitBytes - heldBytes);
+    if (kept.length === 0) return;
+    // A copy, so that a small piece does not keep a large chunk alive.
+    held.push(Buffer.from(kept));
+    heldBytes += kept.length;
+  };
+  const release = () => {
+    onLines(Buffer.concat([...held, newline]));
+    held = [];
+    heldBytes = 0;
+  };
+
+  stream.on('data', (chunk: Buffer) => {
+    let from = 0;
+    if (heldBytes > 0) {
+      const end = chunk.indexOf(10);
+      hold(end === -1 ? chunk : chunk.subarray(0, end));
+      if (end === -1) return;
+      release();
+      from = end + 1;
+    }
+    const last = chunk.lastIndexOf(10);
+    if (last >= from) onLines(chunk.subarray(from, last + 1));
+    if (last + 1 < chunk.length) hold(chunk.subarray(Math.max(from, last + 1)));
+  });
+  stream.on('end', () => {
+    if (heldBytes > 0) release();
+  });
+  stream.on('error', () => {});
+}
+
+const newline = Buffer.from('\n');

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import type { ChildProcess } from 'node:child_process';
 import { AtollError } from '../errors.ts';
 import { identify, type ProcessIdentity } from './identity.ts';
-import { readLines } from './lines.ts';
+import { readLines, readWholeLines } from './lines.ts';
 import { signalGroup, spawnBound } from './spawn.ts';
 
 const readyTimeoutMs = 30_000;
@@ -46,6 +46,8 @@ export interface SuperviseOptions {
   /** Every line of output, cut at `maxLineBytes` (64 KiB). */
   readonly onLine?: (line: string, stream: OutputStream) => void;
   readonly maxLineBytes?: number;
+  /** Instead of `onLine` for stdout: the bytes of as many whole lines as came together. No `line()` sees them. */
+  readonly onOutput?: (lines: Buffer) => void;
   readonly onState?: (state: SupervisedState) => void;
 }
 
@@ -103,7 +105,9 @@ export function supervise(options: SuperviseOptions): Supervised {
     let whyNotReady: string | undefined;
     let ended = false;
 
-    for (const stream of ['stdout', 'stderr'] as const) {
+    const { onOutput } = options;
+    if (onOutput) readWholeLines(begun.stdout!, onOutput, options.maxLineBytes);
+    for (const stream of onOutput ? (['stderr'] as const) : (['stdout', 'stderr'] as const)) {
       readLines(
         begun[stream]!,
         (line) => {

@@ -22,7 +22,7 @@ function record(count: number, fields: Partial<LogRecord> = {}): LogRecord {
 }
 
 function append(files: LogFiles, path: string, one: LogRecord): void {
-  files.append(path, one, JSON.stringify(one));
+  files.append(path, Buffer.from(`${JSON.stringify(one)}\n`));
 }
 
 async function read(files: LogFiles, path: string, query: LogQuery = {}): Promise<string[]> {

@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { expect, test, vi } from 'vitest';
 import { identify, isSameProcess, killIfSame } from '../../../runtime/process/identity.ts';
-import { maxLineBytes, readLines } from '../../../runtime/process/lines.ts';
+import { maxLineBytes, readLines, readWholeLines } from '../../../runtime/process/lines.ts';
 import {
   supervise,
   type SuperviseOptions,
@@ -159,4 +159,15 @@ test('lines come out whole however they were cut; an endless one is cut, garbage
     `x [${2 * maxLineBytes} more bytes cut]`,
     'last',
   ]);
+});
+
+test('whole lines come as they are, as many as came together; a line over several pieces once it is whole', async () => {
+  const stream = new PassThrough();
+  const seen: string[] = [];
+  readWholeLines(stream, (lines) => seen.push(lines.toString()), 8);
+  for (const piece of ['a\nb\n', 'c', 'd', 'e\nf\ng', '\n', '12345', '67890\nh\n', 'last'])
+    stream.write(piece);
+  stream.end();
+  await once(stream, 'end');
+  expect(seen).toEqual(['a\nb\n', 'cde\n', 'f\n', 'g\n', '12345678\n', 'h\n', 'last\n']);
 });
