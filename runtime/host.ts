@@ -195,19 +195,17 @@ export function openFlow(options: FlowOptions): Flow {
     for (const { event } of runnable) {
       if (event.attempt === 1) metrics.waited(event.trigger, Math.max(0, started - event.time) / 1000);
     }
-    const again = runnable.every((delivery) => mayRunAgain(delivery, spec));
     const invocation = {
       events: runnable.map(({ event }) => event),
       batch: pump.batch !== undefined,
       deadline: started + spec.timeoutSeconds * 1000,
       ...(runnable.length === 1 && first.signal && { signal: first.signal }),
       ...(first.tail && { tail: true }),
-      mayRunAgain: again,
+      ...(runnable.length === 1 && first.onChunk && { onChunk: first.onChunk }),
     };
     let outcome = await invoker.invoke(invocation);
-    if (again && outcome.kind !== 'returned' && outcome.kind !== 'threw' && (outcome.suspects ?? 0) > 1) {
-      // Several were in flight when the process died: only one that dies alone is the cause (CONTRACTS 4.6). It keeps
-      // its slot meanwhile, so that no more suspects come together than one process can have.
+    if (outcome.kind === 'crashed' && outcome.suspects > 1 && runnable.every(mayRunAgain)) {
+      // Several were in flight when the process died: only one that dies alone is the cause (CONTRACTS 4.6).
       const deadline = Date.now() + spec.timeoutSeconds * 1000;
       outcome = await invoker.invoke({ ...invocation, deadline, alone: true });
     }
@@ -220,6 +218,10 @@ export function openFlow(options: FlowOptions): Flow {
       const own = failures?.get(delivery.event.id) ?? outcome;
       void settle(pump, delivery, decide(own, delivery, spec.retry, now, Math.random()), running);
     }
+  }
+
+  function mayRunAgain(delivery: Delivery): boolean {
+    return delivery.redeliverable && (current?.spec.retry.maxAttempts ?? 1) > 1;
   }
 
   async function settle(pump: Pump, delivery: Delivery, settlement: Settlement, by: Version): Promise<void> {
@@ -393,11 +395,6 @@ export function openFlow(options: FlowOptions): Flow {
 
 /** Only JetStream has a word for "still working", and only it keeps events when this process is gone. */
 const isKept = (delivery: Delivery): boolean => delivery.extend !== undefined;
-
-/** With one attempt, what was handed to a handler is never handed out again (CONTRACTS 4.6). */
-function mayRunAgain(delivery: Delivery, spec: FunctionSpec): boolean {
-  return delivery.redeliverable && spec.retry.maxAttempts > 1;
-}
 
 /** Why an event must not reach the handler, if so. */
 function refusal(delivery: Delivery, spec: FunctionSpec): Settlement | undefined {
