@@ -7,7 +7,14 @@ import type { LogRecord } from '../../runtime/log.ts';
 import { closeLater } from '../support/closing.ts';
 import { startProcess } from '../support/process.ts';
 import { missing } from '../support/requirement.ts';
-import { faasFile, folderWith, functionFolder, startSite, type RunOptions, type TestSite } from './run.ts';
+import {
+  faasFile,
+  folderWith,
+  functionFolder,
+  startGreeterSite,
+  type RunOptions,
+  type TestSite,
+} from './run.ts';
 
 describe.skipIf(await missing('nats-server'))('a function that runs', () => {
   let site: TestSite;
@@ -15,12 +22,7 @@ describe.skipIf(await missing('nats-server'))('a function that runs', () => {
   const ok = (args: string[], options?: RunOptions) => site.ok(args, options);
 
   beforeAll(async () => {
-    site = await startSite();
-    const folder = await functionFolder(
-      'greeter',
-      '  triggers: [{ name: in, nats: { subject: greeter } }]\n',
-    );
-    await ok(['deploy', folder]);
+    site = await startGreeterSite();
   }, 60_000);
 
   test('an error of the function: exit code 1, its stack in the sources on stderr, nothing on stdout', async () => {

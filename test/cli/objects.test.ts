@@ -4,15 +4,7 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
 import type { FunctionObject } from '../../crds/function.ts';
 import { missing } from '../support/requirement.ts';
-import {
-  faas,
-  folderWith,
-  functionFolder,
-  manifest,
-  startSite,
-  type RunOptions,
-  type TestSite,
-} from './run.ts';
+import { faas, folderWith, manifest, startGreeterSite, type RunOptions, type TestSite } from './run.ts';
 
 describe.skipIf(await missing('nats-server'))('the objects of a site', () => {
   let site: TestSite;
@@ -20,12 +12,7 @@ describe.skipIf(await missing('nats-server'))('the objects of a site', () => {
   const ok = (args: string[], options?: RunOptions) => site.ok(args, options);
 
   beforeAll(async () => {
-    site = await startSite();
-    const folder = await functionFolder(
-      'greeter',
-      '  triggers: [{ name: in, nats: { subject: greeter } }]\n',
-    );
-    await ok(['deploy', folder]);
+    site = await startGreeterSite();
   }, 60_000);
 
   test('a deployed function answers, and a list shows it in the columns of kubectl', async () => {

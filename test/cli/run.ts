@@ -116,6 +116,14 @@ export const handler = async (event: { fail?: string; name?: string } | null, co
 export const functionFolder = (name: string, spec = '', source = greeterSource): Promise<string> =>
   folderWith({ 'function.yaml': manifest(name, spec), 'index.ts': source });
 
+/** A site with the function `greeter`, called by NATS too. */
+export async function startGreeterSite(): Promise<TestSite> {
+  const site = await startSite();
+  const folder = await functionFolder('greeter', '  triggers: [{ name: in, nats: { subject: greeter } }]\n');
+  await site.ok(['deploy', folder]);
+  return site;
+}
+
 /** A Node in PATH that is not the pinned one, as a user's machine may have first. */
 export const otherNode = findOtherNode();
 
