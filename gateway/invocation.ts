@@ -1,7 +1,6 @@
 /** One invocation for a caller: at once through the host, or later through the inbox. Lambda's door and ours share it. */
 import { randomUUID } from 'node:crypto';
-import type { Readable } from 'node:stream';
-import type { Dispatcher } from 'undici';
+import type { IncomingMessage } from 'node:http';
 import type { FunctionObject } from '../crds/function.ts';
 import type { Backend } from '../controller/backends/backend.ts';
 import { type Key, keyText } from '../controller/stores/store.ts';
@@ -21,6 +20,8 @@ export interface InvocationRequest {
   readonly tail?: boolean;
   /** Lambda's client context: base64 of JSON. */
   readonly clientContext?: string | undefined;
+  /** X-Amzn-Trace-Id of the call: what a handler that calls hands on. */
+  readonly traceId?: string | undefined;
   /** The caller went away. */
   readonly signal: AbortSignal;
 }
@@ -37,15 +38,10 @@ export interface InvocationAnswer {
 
 /** All reject with AtollError; FunctionNotFound when there is none of that name. */
 export interface Invocations {
-  /** Rejects with FunctionNotReady, TooManyRequests, TooLarge or ConnectionLost. */
+  /** Rejects with FunctionNotReady, TooManyRequests, TooLarge, Recursion or ConnectionLost. */
   call(request: InvocationRequest): Promise<InvocationAnswer>;
-  /**
-   * The event stream of Lambda's InvokeWithResponseStream, from its first byte on; how the invocation ended is its last
-   * event. Rejects as `call`.
-   */
-  stream(request: InvocationRequest): Promise<{ requestId: string; contentType: string; body: Readable }>;
   /** Resolves when the inbox has stored it, also while the function is down. Rejects as `Inbox.put`. */
-  enqueue(request: Pick<InvocationRequest, 'key' | 'payload'>): Promise<{ requestId: string }>;
+  enqueue(request: Pick<InvocationRequest, 'key' | 'payload' | 'traceId'>): Promise<{ requestId: string }>;
   /** Resolves if the function could be called. */
   check(key: Key): Promise<void>;
 }
@@ -64,35 +60,26 @@ export function openInvocations(parts: {
     return object;
   }
 
-  async function invoke(
-    { key, payload, tail, clientContext, signal }: InvocationRequest,
-    requestId: string,
-    stream: boolean,
-  ): Promise<Dispatcher.ResponseData> {
-    const { spec } = await existing(key);
-    const address = backend.address(key);
-    if (address === undefined) throw notReady(key);
-    return await hosts.request(address, {
-      method: 'POST',
-      path: `/invoke/${key.namespace}/${key.name}`,
-      headers: {
-        'content-type': 'application/json',
-        'atoll-id': requestId,
-        ...(stream && { 'atoll-stream': 'true' }),
-        ...(tail && { 'atoll-tail': 'true' }),
-        ...(clientContext !== undefined && { 'atoll-client-context': clientContext }),
-      },
-      body: payload,
-      signal,
-      waitMs: waitMs(spec.timeoutSeconds),
-    });
-  }
-
   return {
-    async call(request) {
-      const { key } = request;
+    async call({ key, payload, tail, clientContext, traceId, signal }) {
+      const { spec } = await existing(key);
+      const address = backend.address(key);
+      if (address === undefined) throw notReady(key);
       const requestId = randomUUID();
-      const response = await invoke(request, requestId, false);
+      const response = await hosts.request(address, {
+        method: 'POST',
+        path: `/invoke/${key.namespace}/${key.name}`,
+        headers: {
+          'content-type': 'application/json',
+          'atoll-id': requestId,
+          ...(tail && { 'atoll-tail': 'true' }),
+          ...(clientContext !== undefined && { 'atoll-client-context': clientContext }),
+          ...(traceId !== undefined && { 'x-amzn-trace-id': traceId }),
+        },
+        body: payload,
+        signal,
+        waitMs: waitMs(spec.timeoutSeconds),
+      });
       const body = new Uint8Array(await response.body.arrayBuffer());
       const outcome = response.headers['atoll-outcome'];
       if (response.statusCode !== 200 || outcome === undefined)
@@ -106,16 +93,7 @@ export function openInvocations(parts: {
         ...(typeof logTail === 'string' && { logTail }),
       };
     },
-    async stream(request) {
-      const requestId = randomUUID();
-      const response = await invoke(request, requestId, true);
-      const { body, statusCode, headers } = response;
-      if (statusCode !== 200) {
-        throw refusalOf(statusCode, new Uint8Array(await body.arrayBuffer()), request.key);
-      }
-      return { requestId, contentType: String(headers['content-type']), body };
-    },
-    async enqueue({ key, payload }) {
+    async enqueue({ key, payload, traceId }) {
       await existing(key);
       if (!inbox)
         throw new AtollError('InboxUnavailable', 'this site has no JetStream: the event was not accepted');
@@ -127,7 +105,7 @@ export function openInvocations(parts: {
         subject: key.name,
         time: Date.now(),
         attempt: 1,
-        headers: {},
+        headers: traceId === undefined ? {} : { 'x-amzn-trace-id': traceId },
         encoding: 'json',
         data: payload,
       });
@@ -149,10 +127,13 @@ function notReady(key: Key): AtollError {
 /** The host answered for itself, not for the handler. */
 function refusalOf(statusCode: number, body: Uint8Array, key: Key): AtollError {
   const code = (
-    { 413: 'TooLarge', 429: 'TooManyRequests', 404: 'FunctionNotReady', 503: 'FunctionNotReady' } as Record<
-      number,
-      Code
-    >
+    {
+      404: 'FunctionNotReady',
+      413: 'TooLarge',
+      429: 'TooManyRequests',
+      503: 'FunctionNotReady',
+      508: 'Recursion',
+    } as Record<number, Code>
   )[statusCode];
   // The store knows the function: a host that does not know it is about to.
   if (code === 'FunctionNotReady') return notReady(key);
@@ -166,6 +147,15 @@ function messageIn(body: Uint8Array): string | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** What is longer is none of Lambda's, and would be carried from call to call. */
+const maxTraceIdLength = 1024;
+
+/** The trace that a caller hands on, a handler by AWS's SDK among them. */
+export function traceIdOf({ raw }: { raw: IncomingMessage }): string | undefined {
+  const value = raw.headers['x-amzn-trace-id'];
+  return typeof value === 'string' && value.length <= maxTraceIdLength ? value : undefined;
 }
 
 /** No payload is an empty object, as Lambda has it. */

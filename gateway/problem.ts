@@ -22,6 +22,7 @@ const statuses: Partial<Record<Code, number>> = {
   InboxUnavailable: 503,
   JetStreamUnavailable: 503,
   NatsUnavailable: 503,
+  Recursion: 508,
 };
 
 export function statusOf(code: Code): number {

@@ -16,6 +16,7 @@ import type { Fault } from './errors.ts';
 import type { DeadLetterReason, TriggerEvent } from './event.ts';
 import { asciiJson, eventOf, headersOf, maxHeaderBytes, messageId, redriveOf } from './inbox.ts';
 import type { Inbox } from './inbox.ts';
+import { withoutHops } from './lineage.ts';
 import type { Log } from './log.ts';
 import { deadStream, deadSubject, ensureDeadStream, isApiError, managerOf } from './streams.ts';
 
@@ -165,6 +166,9 @@ export function openDeadLetters(
     if (!data)
       return { refused: 'only its first 64 KiB were kept, and its stream does not have it any more' };
     const firstTime = stored.header.get('Atoll-First-Time');
+    // Whoever redrives what came in a circle has ended that, or else it is stopped again after as many hops.
+    const headers =
+      stored.header.get('Atoll-Reason') === 'Recursion' ? withoutHops(event.headers) : event.headers;
     const again: TriggerEvent = {
       ...event,
       data,
@@ -172,7 +176,7 @@ export function openDeadLetters(
       attempt: 1,
       // Its age counts from now; since when it is under way stays known.
       time: Date.now(),
-      headers: { ...event.headers, ...(firstTime && { 'Atoll-First-Time': firstTime }) },
+      headers: { ...headers, ...(firstTime && { 'Atoll-First-Time': firstTime }) },
     };
     try {
       const redrive = redriveOf(event) + 1;

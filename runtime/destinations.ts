@@ -10,6 +10,7 @@ import type { NatsLink } from './clients/nats.ts';
 import type { MqttSettings } from './config.ts';
 import { AtollError, type Fault } from './errors.ts';
 import type { DeadLetterReason, Result, TriggerEvent } from './event.ts';
+import { hopsHeader, hopsOf } from './lineage.ts';
 import type { Log } from './log.ts';
 import { lambdaError } from './triggers/invoke.ts';
 import type { FunctionRef } from './triggers/trigger.ts';
@@ -18,14 +19,13 @@ import type { FunctionRef } from './triggers/trigger.ts';
 const connectWaitMs = 5_000;
 
 export interface MqttPublisher {
-  /** QoS 1: resolves when the broker has it. */
-  publish(topic: string, data: Uint8Array): Promise<void>;
+  /** QoS 1: resolves when the broker has it. `hops` gets lost where the broker speaks MQTT 3.1.1 only. */
+  publish(topic: string, data: Uint8Array, hops: number): Promise<void>;
   close(): Promise<void>;
 }
 
 export interface DestinationParts {
   readonly nats?: NatsLink;
-  /** MQTT 3.1.1 carries no headers: a chain through it cannot be counted (CONTRACTS 4.15). */
   readonly mqtt?: MqttPublisher;
 }
 
@@ -36,14 +36,16 @@ export function openMqttPublisher(
 ): MqttPublisher {
   let link: MqttLink | undefined;
   return {
-    async publish(topic, data) {
+    async publish(topic, data, hops) {
       link ??= openMqttLink(settings, {
         clientId: `atoll-${options.site}-destinations-${randomUUID()}`,
         session: 'clean',
+        // MQTT 3.1.1 has no headers: a chain through it cannot be counted (CONTRACTS 4.15).
+        version: 'newest',
         log: options.log,
       });
       if (!link.state.connected) await connected(link);
-      await link.publish(topic, data, { qos: 1 });
+      await link.publish(topic, data, { qos: 1, userProperties: { [hopsHeader]: String(hops) } });
     },
     close: async () => link?.close(),
   };
@@ -90,12 +92,6 @@ export function envelope(ref: FunctionRef, version: string, event: TriggerEvent,
   };
 }
 
-/** How many functions an event came through. Whoever publishes may write anything into that header. */
-export function hopsOf(event: TriggerEvent): number {
-  const hops = Number(event.headers['Atoll-Hops'] ?? 0);
-  return hops > 0 ? hops : 0;
-}
-
 /** Publishes; throws an AtollError where the broker is away. */
 export async function send(
   destination: DestinationSpec,
@@ -104,19 +100,20 @@ export async function send(
   body: unknown,
 ): Promise<void> {
   const data = Buffer.from(JSON.stringify(body));
+  const hops = hopsOf(event.headers) + 1;
   if (destination.nats) {
     const connection = parts.nats?.current();
     if (!connection)
       throw new AtollError('NatsUnavailable', `NATS is away: nothing sent to ${destination.nats.subject}`);
     const headers = natsHeaders();
-    headers.set('Atoll-Hops', String(hopsOf(event) + 1));
+    headers.set(hopsHeader, String(hops));
     connection.publish(destination.nats.subject, data, { headers });
     await connection.flush();
   }
   if (destination.mqtt) {
     if (!parts.mqtt)
       throw new AtollError('MqttUnavailable', `no MQTT broker: nothing sent to ${destination.mqtt.topic}`);
-    await parts.mqtt.publish(destination.mqtt.topic, data);
+    await parts.mqtt.publish(destination.mqtt.topic, data, hops);
   }
 }
 

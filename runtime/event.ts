@@ -47,18 +47,7 @@ export interface Delivery {
   readonly refuse?: GivenUp | undefined;
   /** A caller that wants the invocation's last log lines (`X-Amz-Log-Type: Tail`). */
   readonly tail?: boolean;
-  /** A caller that reads a streamed response while it is written. */
-  readonly onChunk?: OnChunk;
 }
-
-/**
- * Called in order, with bytes that are the callee's to keep. Resolves when more may come; rejects when none may: the
- * handler's stream fails then. `contentType` is the same each time.
- */
-export type OnChunk = (chunk: Uint8Array, contentType: string) => Promise<void>;
-
-/** A streamed response that begins with `{ statusCode, headers, cookies }` as JSON and eight zero bytes: Lambda's name. */
-export const preludeContentType = 'application/vnd.awslambda.http-integration-response';
 
 export type DeadLetterReason =
   | 'RetriesExhausted'
@@ -105,8 +94,6 @@ export interface Result {
   /** `json`: UTF-8 JSON of the value (`null` for undefined); `binary`: a Uint8Array or Buffer as it was. */
   readonly encoding: 'json' | 'binary';
   readonly data: Uint8Array;
-  /** What a streaming handler said; its bytes are here only when nobody read along. */
-  readonly contentType?: string;
 }
 
 export interface InvocationReport {
@@ -126,11 +113,15 @@ interface Ended {
 export type Outcome =
   | ({ kind: 'returned'; result: Result } & Ended)
   | ({ kind: 'threw'; fault: Fault; retryable: boolean } & Ended)
-  | ({ kind: 'timedOut'; fault: Fault } & Ended)
+  /** With `suspects` its process did not answer any more: each of so many may be the one that spun. */
+  | ({ kind: 'timedOut'; fault: Fault; suspects?: number } & Ended)
   /**
    * The process ended. `suspects` is how many invocations were in flight in it: only with 1 is the event
    * known to be the cause. 0: it never reached the handler (the process could not start).
    */
   | ({ kind: 'crashed'; fault: Fault; suspects: number } & Ended)
-  /** Given back without fault of its own: drain, or killed as the neighbour of another's timeout (`began`). */
-  | ({ kind: 'returnedUnrun'; fault: Fault; began: boolean } & Ended);
+  /**
+   * Given back without fault of its own: drain, or killed as the neighbour of another's timeout (`began`). With
+   * `suspects` it was in a process that did not answer any more, and may be the cause all the same.
+   */
+  | ({ kind: 'returnedUnrun'; fault: Fault; began: boolean; suspects?: number } & Ended);

@@ -6,10 +6,11 @@ import { randomUUID } from 'node:crypto';
 import type { FunctionSpec } from '../crds/function.ts';
 import { shortened } from './dead-letters.ts';
 import type { DeadLetters } from './dead-letters.ts';
-import { envelope, hopsOf, send, type DestinationParts, type Ending } from './destinations.ts';
+import { envelope, send, type DestinationParts, type Ending } from './destinations.ts';
 import type { DeadLetterReason, Delivery, GivenUp, Outcome, Settlement, TriggerEvent } from './event.ts';
 import { faultOf } from './errors.ts';
 import type { Invoker } from './invoker/invoker.ts';
+import { hopsOf } from './lineage.ts';
 import { openReports, type Log } from './log.ts';
 import type { FunctionMetrics } from './metrics.ts';
 import { decide } from './settle.ts';
@@ -195,17 +196,19 @@ export function openFlow(options: FlowOptions): Flow {
     for (const { event } of runnable) {
       if (event.attempt === 1) metrics.waited(event.trigger, Math.max(0, started - event.time) / 1000);
     }
+    const again = runnable.every((delivery) => mayRunAgain(delivery, spec));
     const invocation = {
       events: runnable.map(({ event }) => event),
       batch: pump.batch !== undefined,
       deadline: started + spec.timeoutSeconds * 1000,
       ...(runnable.length === 1 && first.signal && { signal: first.signal }),
       ...(first.tail && { tail: true }),
-      ...(runnable.length === 1 && first.onChunk && { onChunk: first.onChunk }),
+      mayRunAgain: again,
     };
     let outcome = await invoker.invoke(invocation);
-    if (outcome.kind === 'crashed' && outcome.suspects > 1 && runnable.every(mayRunAgain)) {
-      // Several were in flight when the process died: only one that dies alone is the cause (CONTRACTS 4.6).
+    if (again && outcome.kind !== 'returned' && outcome.kind !== 'threw' && (outcome.suspects ?? 0) > 1) {
+      // Several were in flight when the process died: only one that dies alone is the cause (CONTRACTS 4.6). It keeps
+      // its slot meanwhile, so that no more suspects come together than one process can have.
       const deadline = Date.now() + spec.timeoutSeconds * 1000;
       outcome = await invoker.invoke({ ...invocation, deadline, alone: true });
     }
@@ -218,10 +221,6 @@ export function openFlow(options: FlowOptions): Flow {
       const own = failures?.get(delivery.event.id) ?? outcome;
       void settle(pump, delivery, decide(own, delivery, spec.retry, now, Math.random()), running);
     }
-  }
-
-  function mayRunAgain(delivery: Delivery): boolean {
-    return delivery.redeliverable && (current?.spec.retry.maxAttempts ?? 1) > 1;
   }
 
   async function settle(pump: Pump, delivery: Delivery, settlement: Settlement, by: Version): Promise<void> {
@@ -303,7 +302,7 @@ export function openFlow(options: FlowOptions): Flow {
   ): Promise<void> {
     if (settlement.kind === 'retry') return;
     // That a chain was stopped is told once: where onFailure leads back into it, it would go on without end.
-    if (spec.recursion === 'Terminate' && hopsOf(event) > maxHops) return;
+    if (spec.recursion === 'Terminate' && hopsOf(event.headers) > maxHops) return;
     const ending: Ending =
       settlement.kind === 'done'
         ? { condition: 'Success', result: settlement.result }
@@ -396,12 +395,17 @@ export function openFlow(options: FlowOptions): Flow {
 /** Only JetStream has a word for "still working", and only it keeps events when this process is gone. */
 const isKept = (delivery: Delivery): boolean => delivery.extend !== undefined;
 
+/** With one attempt, what was handed to a handler is never handed out again (CONTRACTS 4.6). */
+function mayRunAgain(delivery: Delivery, spec: FunctionSpec): boolean {
+  return delivery.redeliverable && spec.retry.maxAttempts > 1;
+}
+
 /** Why an event must not reach the handler, if so. */
 function refusal(delivery: Delivery, spec: FunctionSpec): Settlement | undefined {
   const { event } = delivery;
   const failed = (verdict: GivenUp): Settlement => ({ kind: 'failed', ...verdict });
   if (delivery.refuse) return failed(delivery.refuse);
-  if (spec.recursion === 'Terminate' && hopsOf(event) >= maxHops) {
+  if (spec.recursion === 'Terminate' && hopsOf(event.headers) >= maxHops) {
     const message = `the event came through ${maxHops} functions; spec.recursion: Allow permits it`;
     return failed({
       reason: 'Recursion',

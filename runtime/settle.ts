@@ -32,9 +32,14 @@ export function decide(
     outcome: outcome.kind,
     ...told,
   });
-  if (delivery.replies || !delivery.redeliverable) return failed('RetriesExhausted');
+  // It never reached a handler.
   if (outcome.kind === 'crashed' && outcome.suspects === 0) {
-    return { kind: 'retry', delayMs: retry.minBackoffMs, failed: false };
+    return { kind: 'retry', delayMs: delivery.replies ? 0 : retry.minBackoffMs, failed: false };
+  }
+  if (delivery.replies || !delivery.redeliverable) return failed('RetriesExhausted');
+  // It may not have been this event, and with one attempt it cannot be found out.
+  if (outcome.kind !== 'threw' && (outcome.suspects ?? 0) > 1 && retry.maxAttempts === 1) {
+    return failed('Interrupted');
   }
   if (outcome.kind === 'threw' && outcome.fault.code === 'Runtime.InvalidEvent') {
     return failed('Undecodable');

@@ -5,7 +5,7 @@
 import type { FastifyInstance } from 'fastify';
 import { maxPayloadBytes } from '../../runtime/config.ts';
 import { AtollError } from '../../runtime/errors.ts';
-import { type Invocations, payloadOf, payloadProblem } from '../invocation.ts';
+import { type Invocations, payloadOf, payloadProblem, traceIdOf } from '../invocation.ts';
 import { keyOf } from '../key.ts';
 import { type FunctionParams, functionPath } from './function.ts';
 import { flagOf, queryOf } from './query.ts';
@@ -24,11 +24,12 @@ export function invocationsRoute(app: FastifyInstance, invocations: Invocations)
       const problem = payloadProblem(payload);
       if (problem !== undefined)
         throw new AtollError('InvalidRequest', `the payload is not JSON: ${problem}`);
+      const traceId = traceIdOf(request);
       if (later) {
-        const { requestId } = await invocations.enqueue({ key, payload });
+        const { requestId } = await invocations.enqueue({ key, payload, traceId });
         return reply.code(202).header('x-amzn-requestid', requestId).send();
       }
-      const answer = await invocations.call({ key, payload, tail, signal: request.gone });
+      const answer = await invocations.call({ key, payload, tail, traceId, signal: request.gone });
       reply.header('x-amzn-requestid', answer.requestId);
       if (!answer.ok) reply.header('x-amz-function-error', 'Unhandled');
       if (answer.logTail !== undefined) reply.header('x-amz-log-result', answer.logTail);

@@ -5,6 +5,7 @@ import { type Code } from '../../runtime/errors.ts';
 const shapes = {
   InvalidRequestContentException: { status: 400, type: 'User', spelling: 'message' },
   InvalidParameterValueException: { status: 400, type: 'User', spelling: 'message' },
+  RecursiveInvocationException: { status: 400, type: 'User', spelling: 'Message' },
   AccessDeniedException: { status: 403, type: 'User', spelling: 'Message' },
   InvalidSignatureException: { status: 403, type: 'User', spelling: 'message' },
   ResourceNotFoundException: { status: 404, type: 'User', spelling: 'Message' },
@@ -41,6 +42,7 @@ const typeOf: Partial<Record<Code, [LambdaErrorType, status?: number]>> = {
   TooManyRequests: ['TooManyRequestsException'],
   InboxFull: ['TooManyRequestsException'],
   InboxUnavailable: ['ServiceException'],
+  Recursion: ['RecursiveInvocationException'],
   FunctionNotReady: ['ServiceException'],
   ConnectionLost: ['ServiceException', 502],
 };

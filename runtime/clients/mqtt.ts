@@ -34,7 +34,8 @@ export interface MqttConnection {
 
 export interface MqttOptions {
   readonly clientId: string;
-  readonly version?: MqttVersion;
+  /** 4 by default. `newest`: 5, or 4 where the broker refuses 5. */
+  readonly version?: MqttVersion | 'newest';
   /** `persistent`: the broker keeps subscriptions and what comes meanwhile; `clean`: it forgets both. */
   readonly session: 'persistent' | 'clean';
   readonly keepaliveSeconds?: number;
@@ -117,7 +118,7 @@ export function openMqttLink(settings: MqttSettings, options: MqttOptions): Mqtt
       let fault: AtollError;
       try {
         await options.arrange?.();
-        session = await openSession(settings, options, received, closing.signal);
+        session = await openNewest(settings, options, received, closing.signal);
         if (closing.signal.aborted) return await session.end();
         await options.prepare?.(session);
         readyAt = performance.now();
@@ -185,18 +186,41 @@ interface Session extends MqttConnection {
   end(): Promise<void>;
 }
 
+/** Looked for at each connect: another broker may have come to that address. */
+async function openNewest(
+  settings: MqttSettings,
+  options: MqttOptions,
+  received: ReceivedStore,
+  signal: AbortSignal,
+): Promise<Session> {
+  const { version = 4 } = options;
+  if (version !== 'newest') return await openSession(settings, { ...options, version }, received, signal);
+  try {
+    return await openSession(settings, { ...options, version: 5 }, received, signal);
+  } catch (error) {
+    if (!(error instanceof WrongVersion)) throw error;
+    return await openSession(settings, { ...options, version: 4 }, received, signal);
+  }
+}
+
+class WrongVersion extends AtollError {
+  constructor(message: string, cause: unknown) {
+    super('MqttUnavailable', message, { cause });
+  }
+}
+
 /**
  * One connection from CONNECT to its end. mqtt.js would reconnect by itself, but with a constant delay, and would
  * carry messages it has parsed and not handed out yet over into the next connection.
  */
 async function openSession(
   settings: MqttSettings,
-  options: Pick<MqttOptions, 'clientId' | 'version' | 'session' | 'keepaliveSeconds' | 'take'>,
+  options: Pick<MqttOptions, 'clientId' | 'session' | 'keepaliveSeconds' | 'take'> & { version: MqttVersion },
   received: ReceivedStore,
   signal: AbortSignal,
 ): Promise<Session> {
   const address = addressOf(settings.url);
-  const version = options.version ?? 4;
+  const { version } = options;
   const persistent = options.session === 'persistent';
   const credentials = await readCredentials(settings);
   // Loaded when first needed: a host without MQTT triggers does not pay for it.
@@ -437,7 +461,10 @@ function faultOf(error: unknown, address: string, version: MqttVersion): AtollEr
   let message = `${address}: ${error instanceof Error ? error.message : String(error)}`;
   if (wrongVersion) {
     const advice = version === 5 ? 'use "version: 4" (MQTT 3.1.1)' : 'try "version: 5"';
-    message = `${address} does not speak MQTT ${version === 5 ? '5' : '3.1.1'}: ${advice}`;
+    return new WrongVersion(
+      `${address} does not speak MQTT ${version === 5 ? '5' : '3.1.1'}: ${advice}`,
+      error,
+    );
   }
   if (code === 'ECONNREFUSED') message = `${address}: connection refused`;
   return new AtollError('MqttUnavailable', message, { cause: error });

@@ -10,7 +10,7 @@ import { captureConsole } from './console.ts';
 import { abort, factsOf, HandlerContext, type FunctionFacts } from './handler-context.ts';
 import { batchEvent, handlerEvent } from './handler-event.ts';
 import { encodeResult, InvalidResponse } from './handler-result.ts';
-import { currentRequestId, runAs } from './invoke-store.ts';
+import { currentRequestId, runAs, traceInEnvironment } from './invoke-store.ts';
 import {
   FrameDecoder,
   FrameReader,
@@ -19,15 +19,12 @@ import {
   jsonObject,
   protocolVersion,
   readInvoke,
-  writeChunk,
   writeJson,
   writeLog,
-  writeResult,
   type Call,
   type Init,
   type ThrownFault,
 } from './protocol.ts';
-import { isStreaming, openResponseStream, runStreaming, type ResponseStream } from './response-stream.ts';
 import { thrownFault } from './thrown.ts';
 import { LoadError, loadUserFunction, type UserFunction } from './user-function.ts';
 
@@ -37,10 +34,10 @@ const blockedWriteMs = 2_000;
 
 const writer = new FrameWriter();
 const running = new Map<number, HandlerContext>();
-const streams = new Map<number, ResponseStream>();
 let userFunction: UserFunction;
 let facts: FunctionFacts;
 let region: string;
+let oneAtATime: boolean;
 let scheduled = false;
 
 // 1. Connect
@@ -83,7 +80,6 @@ flush(true);
 function onFrame(type: number, id: number, payload: FrameReader): void {
   if (type === frameType.invoke) invoke(id, readInvoke(payload));
   else if (type === frameType.cancel) cancel(id, payload.restText());
-  else if (type === frameType.chunk) streams.get(id)?.taken(payload.u32());
   else if (type === frameType.init) void init(jsonObject(payload.restText()) as unknown as Init);
 }
 
@@ -93,6 +89,7 @@ async function init(init: Init): Promise<void> {
   Object.assign(process.env, init.env);
   region = init.env['AWS_REGION']!;
   facts = factsOf(init, region);
+  oneAtATime = init.concurrency === 1;
 
   // 4. What the handler finds around it
   captureConsole(currentRequestId, init.env['AWS_LAMBDA_LOG_LEVEL'], (frame) => {
@@ -131,9 +128,11 @@ function invoke(id: number, call: Call): void {
   }
   const context = new HandlerContext(facts, call);
   running.set(id, context);
-  if (isStreaming(userFunction)) return invokeStreaming(id, call, event, context);
   try {
-    const returned = runAs(call, () => userFunction(event, context));
+    const returned = runAs(call, () => {
+      if (oneAtATime) traceInEnvironment();
+      return userFunction(event, context);
+    });
     if (typeof (returned as PromiseLike<unknown> | undefined | null)?.then !== 'function') {
       return sendResult(id, returned);
     }
@@ -146,38 +145,12 @@ function invoke(id: number, call: Call): void {
   }
 }
 
-function invokeStreaming(id: number, call: Call, event: unknown, context: HandlerContext): void {
-  const { stream, result } = openResponseStream(
-    userFunction,
-    call.stream
-      ? (chunk, contentType) => {
-          writeChunk(writer, id, chunk, contentType);
-          schedule();
-        }
-      : undefined,
-  );
-  streams.set(id, stream);
-  void runAs(call, () => runStreaming(userFunction, event, stream, context))
-    .then(
-      () => {
-        if (!running.delete(id)) return;
-        writeResult(writer, id, { encoding: 'binary', ...result() });
-        schedule();
-      },
-      (error: unknown) => {
-        const fault = thrownFault(error);
-        sendFault(id, { ...fault, retryable: fault.retryable && !(error instanceof InvalidResponse) });
-      },
-    )
-    .finally(() => streams.delete(id));
-}
-
 function cancel(id: number, reason: string): void {
+  // First: the handler's listener may do anything.
+  writer.begin(frameType.stats, id).end();
+  flush(false);
   const context = running.get(id);
-  if (context === undefined) return;
-  const error = new Error(reason);
-  abort(context, error);
-  streams.get(id)?.destroy(error);
+  if (context !== undefined) abort(context, new Error(reason));
 }
 
 function sendResult(id: number, value: unknown): void {
@@ -193,9 +166,10 @@ function sendResult(id: number, value: unknown): void {
   }
   // A second settlement of a strange thenable, and what comes after a fault, has no one to go to.
   if (!running.delete(id)) return;
+  writer.begin(frameType.result, id).u8(result.encoding === 'json' ? 0 : 1);
+  if (typeof result.data === 'string') writer.rawText(result.data).end();
   // A copy: the handler may write into its buffer again before it is sent.
-  const data = typeof result.data === 'string' ? result.data : Buffer.from(result.data);
-  writeResult(writer, id, { encoding: result.encoding, data });
+  else writer.raw(Buffer.from(result.data)).end();
   schedule();
 }
 

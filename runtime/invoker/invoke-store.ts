@@ -3,6 +3,7 @@
  * SDK, finds instead of making its own. One store per invocation, also with concurrency > 1.
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
+import { hopsHeader, hopsOf, nextTraceId } from '../lineage.ts';
 import type { Call } from './protocol.ts';
 
 type Store = Record<string | symbol, unknown>;
@@ -23,21 +24,52 @@ const carried = [
   ['traceparent', protectedKeys.TRACEPARENT],
   ['tracestate', protectedKeys.TRACESTATE],
   ['baggage', protectedKeys.BAGGAGE],
-  ['x-amzn-trace-id', protectedKeys.X_RAY_TRACE_ID],
   ['x-amz-tenant-id', protectedKeys.TENANT_ID],
 ] as const;
 
-/** Runs `invocation` and all that it starts under the call's request id. The events of a batch share no headers. */
-export function runAs<T>({ requestId, batch, events }: Call, invocation: () => T): T {
-  const store: Store = { [protectedKeys.REQUEST_ID]: requestId };
-  if (!batch) {
-    const { headers } = events[0]!;
+/** The store of one invocation. Its trace is made when it is asked for: most handlers never do. */
+class Invocation {
+  [key: string | symbol]: unknown;
+  readonly #call: Call;
+  #traceId: string | undefined;
+
+  constructor(call: Call) {
+    this.#call = call;
+    this[protectedKeys.REQUEST_ID] = call.requestId;
+  }
+
+  get [protectedKeys.X_RAY_TRACE_ID](): string {
+    return (this.#traceId ??= nextTraceId(headersOf(this.#call)));
+  }
+}
+
+/** The events of a batch share no headers; of their chains the longest counts. */
+function headersOf({ batch, events }: Call): Readonly<Record<string, string>> {
+  const longest = events.reduce((most, event) =>
+    hopsOf(event.headers) > hopsOf(most.headers) ? event : most,
+  );
+  return batch ? { [hopsHeader]: String(hopsOf(longest.headers)) } : longest.headers;
+}
+
+/** Runs `invocation` and all that it starts under the call's request id. */
+export function runAs<T>(call: Call, invocation: () => T): T {
+  const store: Store = new Invocation(call);
+  if (!call.batch) {
+    const { headers } = call.events[0]!;
     for (const [header, key] of carried) {
       const value = headers[header];
       if (value !== undefined) store[key] = value;
     }
   }
   return invocations.run(store, invocation);
+}
+
+/**
+ * Where one invocation runs at a time, libraries look for its trace in the environment; where several do, Lambda has it
+ * in the InvokeStore alone.
+ */
+export function traceInEnvironment(): void {
+  process.env['_X_AMZN_TRACE_ID'] = String(invokeStore.getXRayTraceId());
 }
 
 /** Empty outside of an invocation. */

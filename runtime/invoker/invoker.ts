@@ -1,5 +1,5 @@
 /** The contract between the event flow and what runs handlers. */
-import type { OnChunk, Outcome, TriggerEvent } from '../event.ts';
+import type { Outcome, TriggerEvent } from '../event.ts';
 
 export interface Invocation {
   /** One event, or a batch (SQS-shaped for the handler when there is more than one or `batch` is set). */
@@ -14,8 +14,12 @@ export interface Invocation {
   readonly tail?: boolean;
   /** Run in a process of its own: the event was in flight when a process with several died. */
   readonly alone?: boolean;
-  /** Absent: what a streaming handler writes comes as its result, up to the size that a result may have. */
-  readonly onChunk?: OnChunk;
+  /**
+   * The events may run a second time when it cannot be told which of several invocations of a process was the cause
+   * of its end: an outcome with `suspects` > 1 is then no verdict yet.
+   */
+  readonly mayRunAgain?: boolean;
+  readonly onChunk?: (chunk: Uint8Array) => Promise<void>;
 }
 
 /** The state a status needs: can invocations run now, and if not, why. */

@@ -25,11 +25,12 @@ export function residentBytes(pid: number): number | undefined {
 }
 
 /**
- * V8's share of spec.memory: three quarters for old objects, so that the heap's own end comes before the
- * limit; a young generation (three semi-spaces) that stays small where memory is.
+ * Old objects may take all of spec.memory. The heap's own end must come after the whole process is over its limit:
+ * then a heap that grows slowly is replaced between two invocations, as Buffers are, instead of dying with one
+ * (docs/decisions). The young generation (three semi-spaces) stays small where memory is.
  */
 export function heapFlags(memoryBytes: number): string[] {
   const mebibytes = memoryBytes / mebibyte;
   const semiSpace = 2 ** Math.max(0, Math.min(4, Math.floor(Math.log2(mebibytes / 16))));
-  return [`--max-old-space-size=${Math.floor(mebibytes * 0.75)}`, `--max-semi-space-size=${semiSpace}`];
+  return [`--max-old-space-size=${Math.floor(mebibytes)}`, `--max-semi-space-size=${semiSpace}`];
 }

@@ -10,14 +10,7 @@ import { Deadlines, type Deadline } from './deadlines.ts';
 import { handlerEnvironment } from './environment.ts';
 import type { Invocation, Invoker, InvokerState } from './invoker.ts';
 import { nodeBinary } from './node-version.ts';
-import {
-  maxPayloadBytes,
-  ProtocolError,
-  streamWindowBytes,
-  type Call,
-  type Init,
-  type LogFrame,
-} from './protocol.ts';
+import { maxPayloadBytes, type Call, type Init, type LogFrame } from './protocol.ts';
 import { Tail } from './tail.ts';
 import { Worker, type RunEnd, type WorkerEvents } from './worker.ts';
 
@@ -29,11 +22,18 @@ const minBackoffMs = 100;
 const maxBackoffMs = 30_000;
 /** A process that lived this long is no part of a crash loop. */
 const stableMs = 10_000;
+/** Processes that die with what runs in them, one after another, are started no faster than that. */
+const maxCrashBackoffMs = 1_000;
+/** Every so often the memory of all processes is looked at, and when an invocation ends and the last look is this old. */
 const memoryLookMs = 500;
-/** An invocation this long is worth a look at the memory when it ends: the interval may have missed it. */
-const longInvocationMs = 50;
+const memoryFreshMs = 25;
 /** Above spec.memory a process is replaced; above this much of it, it is killed with what runs in it. */
 const killAtShare = 1.25;
+/**
+ * A handler process that says nothing for so long after a deadline spins, and each of its invocations may be the
+ * one that does. Generous: one that only computes for a while must not lose its neighbours' work.
+ */
+const answerMs = 1_000;
 /** Room in an invoke frame for what is not payload. */
 const invokeOverheadBytes = 1024 * 1024;
 const mebibyte = 1024 * 1024;
@@ -81,22 +81,23 @@ interface Run extends Deadline {
   cold: boolean;
   worker: PoolWorker | undefined;
   id: number;
-  /** Bytes of its streamed response that nobody has read yet. */
-  unread: number;
   onAbort: (() => void) | undefined;
+  /** It timed out, and whether its process still answers is not known yet. */
+  expiredMs: number;
 }
 
 type PoolWorker = Worker<Run> & { place?: Place };
 
 interface Place {
-  /** `active` takes invocations, `spare` waits to, `retired` finishes what it has, `alone` runs one and ends. */
+  /** `active` takes invocations, `spare` waits to, `retired` finishes what it has, `alone` runs suspects one by one. */
   role: 'active' | 'spare' | 'retired' | 'alone';
   used: boolean;
   lastRequestId: string;
   readyMs: number;
-  /** The one invocation of an `alone` process until it is ready. */
-  only?: Run;
   grace?: NodeJS.Timeout;
+  /** Timed out, in a process that has not said since whether it still answers. */
+  doubtful: Run[];
+  doubt?: NodeJS.Timeout | undefined;
   /** A timed-out handler may still run in it: no SIGTERM, no waiting. */
   hung?: boolean;
 }
@@ -120,6 +121,9 @@ export function openPool(options: PoolOptions): Invoker {
   /** Those of `workers` that take invocations; a list of its own because it is searched for every event. */
   const active: PoolWorker[] = [];
   const queue: Run[] = [];
+  /** They were in flight when a process died with several; one process at a time runs them, one by one. */
+  const suspects: Run[] = [];
+  let loner: PoolWorker | undefined;
   const deadlines = new Deadlines<Run>(expired);
   const stateListeners: ((state: InvokerState) => void)[] = [];
   const goneListeners: (() => void)[] = [];
@@ -129,6 +133,8 @@ export function openPool(options: PoolOptions): Invoker {
   /** start() was rejected: whoever called it decides what becomes of a version that never ran. */
   let givenUp = false;
   let failures = 0;
+  /** Processes that died with what ran in them, since an invocation ended well or badly. */
+  let crashes = 0;
   let lastFailure: Fault | undefined;
   let backoff: NodeJS.Timeout | undefined;
   let memoryTimer: NodeJS.Timeout | undefined;
@@ -155,13 +161,7 @@ export function openPool(options: PoolOptions): Invoker {
       const deadlineMs = monotonicMs() + allowedMs;
       const run: Run = {
         invocation,
-        call: {
-          requestId,
-          deadlineMs,
-          batch,
-          stream: invocation.onChunk !== undefined,
-          events: invocation.events,
-        },
+        call: { requestId, deadlineMs, batch, events: invocation.events },
         tail: invocation.tail === true ? new Tail(requestId, functionVersion) : undefined,
         deadlineMs,
         allowedMs,
@@ -170,8 +170,8 @@ export function openPool(options: PoolOptions): Invoker {
         cold: false,
         worker: undefined,
         id: 0,
-        unread: 0,
         onAbort: undefined,
+        expiredMs: 0,
         before: undefined,
         after: undefined,
         waiting: false,
@@ -183,8 +183,12 @@ export function openPool(options: PoolOptions): Invoker {
         const fault = { code: 'TooLarge', message: `${bytes} bytes do not fit into one invocation` };
         return settleRun(run, { kind: 'threw', fault, retryable: false });
       }
+      if (invocation.alone === true) {
+        // Its time begins with its turn.
+        suspects.push(run);
+        return nextSuspect();
+      }
       deadlines.add(run);
-      if (invocation.alone === true) return startAlone(run);
       const worker = queue.length === 0 ? leastBusy() : undefined;
       if (worker === undefined) queue.push(run);
       else dispatch(run, worker);
@@ -242,15 +246,18 @@ export function openPool(options: PoolOptions): Invoker {
     deadlines.remove(run);
     if (run.onAbort !== undefined) run.invocation.signal?.removeEventListener('abort', run.onAbort);
     const report = reportOf(run);
-    if ('fault' in core && core.kind !== 'returnedUnrun') logFault(run, core.fault);
+    if ('fault' in core && core.kind !== 'returnedUnrun') {
+      logFault(run, core.fault, 'suspects' in core && mayRunAgain(run.invocation, core.suspects ?? 0));
+    }
     const outcome = { ...core, report } as Outcome;
     run.settle(run.tail === undefined ? outcome : { ...outcome, tail: run.tail.end(report, memoryMiB) });
   }
 
   function reportOf(run: Run): InvocationReport {
     const { worker } = run;
-    const durationMs = worker === undefined ? 0 : monotonicMs() - run.startedMs;
-    if (worker !== undefined && worker.state === 'ready' && durationMs >= longInvocationMs) worker.measure();
+    const now = monotonicMs();
+    const durationMs = worker === undefined ? 0 : (run.expiredMs || now) - run.startedMs;
+    if (worker?.state === 'ready' && now - worker.measuredMs >= memoryFreshMs) worker.measure();
     const report = {
       requestId: run.call.requestId,
       durationMs,
@@ -268,23 +275,34 @@ export function openPool(options: PoolOptions): Invoker {
         code: 'Runtime.StartError',
         message: 'no handler process was free or could be started before the deadline',
       };
-      const loner = run.invocation.alone ? [...workers].find(({ place }) => place!.only === run) : undefined;
       settleRun(run, { kind: 'crashed', fault, suspects: 0 });
-      loner?.kill();
       return;
     }
+    const place = worker.place!;
+    run.expiredMs = monotonicMs();
     worker.runs.delete(run.id);
     worker.cancel(run.id, `the invocation took longer than ${options.timeoutMs} ms`);
-    const seconds = (options.timeoutMs / 1000).toFixed(2);
-    settleRun(run, {
-      kind: 'timedOut',
-      fault: {
-        code: 'Sandbox.Timedout',
-        message: `RequestId: ${run.call.requestId} Error: Task timed out after ${seconds} seconds`,
-      },
-    });
-    worker.place!.hung = true;
+    place.hung = true;
+    // With others in flight it may be one of them that spins, and this one had no turn.
+    if (mayRunAgain(run.invocation, worker.runs.size + place.doubtful.length + 1)) {
+      place.doubtful.push(run);
+      place.doubt ??= startDoubt(worker);
+    } else {
+      settleRun(run, { kind: 'timedOut', fault: timedOut(run) });
+    }
     retire(worker, 'timeout');
+  }
+
+  function startDoubt(worker: PoolWorker): NodeJS.Timeout {
+    return setTimeout(() => worker.kill(neighbourKilled), answerMs);
+  }
+
+  function timedOut(run: Run): Fault {
+    const seconds = (options.timeoutMs / 1000).toFixed(2);
+    return {
+      code: 'Sandbox.Timedout',
+      message: `RequestId: ${run.call.requestId} Error: Task timed out after ${seconds} seconds`,
+    };
   }
 
   // Processes
@@ -293,13 +311,7 @@ export function openPool(options: PoolOptions): Invoker {
     ready(worker: PoolWorker) {
       const place = worker.place!;
       place.readyMs = monotonicMs();
-      if (place.role === 'alone') {
-        const { only } = place;
-        delete place.only;
-        if (only === undefined) worker.terminate();
-        else dispatch(only, worker);
-        return;
-      }
+      if (place.role === 'alone') return nextSuspect();
       if (place.role === 'retired') return worker.terminate();
       lastFailure = undefined;
       everReady = true;
@@ -311,23 +323,22 @@ export function openPool(options: PoolOptions): Invoker {
     },
     ended(worker: PoolWorker, run, end: RunEnd) {
       failures = 0;
+      crashes = 0;
       settleRun(run, end);
-      if (worker.place!.role !== 'active') leaveIfDone(worker);
-      else if (queue.length > 0) dispatchQueued();
+      if (worker.memoryBytes > options.memoryBytes) judgeMemory(worker);
+      if (worker === loner) nextSuspect();
+      else if (worker.place!.role !== 'active') leaveIfDone(worker);
+      if (queue.length > 0) dispatchQueued();
     },
-    chunk(worker: PoolWorker, run, data, contentType) {
-      const { onChunk } = run.invocation;
-      run.unread += data.length;
-      if (onChunk === undefined || run.unread > streamWindowBytes) {
-        throw new ProtocolError('more of a response came than was asked for');
-      }
-      onChunk(data, contentType).then(
-        () => {
-          run.unread -= data.length;
-          worker.taken(run.id, data.length);
-        },
-        (error: unknown) => worker.cancel(run.id, (error as Error).message),
-      );
+    answered(worker: PoolWorker, id) {
+      const place = worker.place!;
+      const run = place.doubtful.find((one) => one.id === id);
+      if (run === undefined) return;
+      remove(place.doubtful, run);
+      clearTimeout(place.doubt);
+      place.doubt = place.doubtful.length > 0 ? startDoubt(worker) : undefined;
+      settleRun(run, { kind: 'timedOut', fault: timedOut(run) });
+      leaveIfDone(worker);
     },
     log(worker: PoolWorker, frame) {
       write(worker, frame);
@@ -352,24 +363,36 @@ export function openPool(options: PoolOptions): Invoker {
       workers.delete(worker);
       remove(active, worker);
       clearTimeout(place.grace);
+      clearTimeout(place.doubt);
       const runs = [...worker.runs.values()];
       worker.runs.clear();
+      const doubtful = place.doubtful.splice(0);
+      const inFlight = runs.length + doubtful.length;
       const wasReady = place.readyMs > 0;
-      if (wasRole === 'alone' && place.only !== undefined) {
-        settleRun(place.only, { kind: 'crashed', fault, suspects: 0 });
+      for (const run of doubtful) {
+        settleRun(run, { kind: 'timedOut', fault: timedOut(run), suspects: inFlight });
       }
       for (const run of runs) {
         settleRun(
           run,
           fault.code === 'Runtime.Drained'
-            ? { kind: 'returnedUnrun', fault, began: true }
-            : { kind: 'crashed', fault, suspects: runs.length },
+            ? // Of one that does not answer, each may be the cause; of one that had its grace, none of these is.
+              { kind: 'returnedUnrun', fault, began: true, suspects: doubtful.length > 0 ? inFlight : 0 }
+            : { kind: 'crashed', fault, suspects: inFlight },
         );
+      }
+      if (worker === loner) {
+        loner = undefined;
+        if (wasReady) nextSuspect();
+        else {
+          for (const run of suspects.splice(0)) settleRun(run, { kind: 'crashed', fault, suspects: 0 });
+        }
       }
       if (draining === undefined && (wasRole === 'active' || wasRole === 'spare')) {
         if (wasReady) metrics?.restarted?.('crash');
-        const idle = runs.length === 0 && monotonicMs() - place.readyMs < stableMs;
+        const idle = inFlight === 0 && monotonicMs() - place.readyMs < stableMs;
         if (!wasReady || idle) failedStart(fault, wasReady);
+        else if (inFlight > 0) crashed();
         activate();
         ensure();
       }
@@ -403,14 +426,24 @@ export function openPool(options: PoolOptions): Invoker {
       },
       events,
     );
-    worker.place = { role, used: false, lastRequestId: '', readyMs: 0 };
+    worker.place = { role, used: false, lastRequestId: '', readyMs: 0, doubtful: [] };
     workers.add(worker);
     memoryTimer ??= setInterval(lookAtMemory, memoryLookMs).unref();
     return worker;
   }
 
-  function startAlone(run: Run): void {
-    startWorker('alone').place!.only = run;
+  /** The next suspect, when the one before has ended; the process goes with the last of them. */
+  function nextSuspect(): void {
+    if (draining !== undefined) return loner && leaveIfDone(loner);
+    if (suspects.length === 0) return loner?.terminate();
+    loner ??= startWorker('alone');
+    // Else `ready`, `ended` or `exited` come back to here.
+    if (loner.accepting && loner.runs.size === 0) dispatch(suspects.shift()!, loner);
+  }
+
+  /** Alone it is found out which of several was the cause, without the others paying for it. */
+  function mayRunAgain(invocation: Invocation, inFlight: number): boolean {
+    return invocation.mayRunAgain === true && inFlight > 1;
   }
 
   /** As many processes as wanted, unless a crash loop makes them wait. */
@@ -443,8 +476,7 @@ export function openPool(options: PoolOptions): Invoker {
   function failedStart(fault: Fault, wasReady: boolean): void {
     lastFailure = fault;
     failures += 1;
-    const step = Math.min(maxBackoffMs, minBackoffMs * 2 ** Math.min(20, failures - 1));
-    const delayMs = Math.round(step * (0.5 + Math.random() / 2));
+    const delayMs = backoffOf(failures, maxBackoffMs);
     log({
       ...platform('ERROR', wasReady ? 'handler process ended while idle' : 'handler process did not start'),
       errorType: fault.code,
@@ -462,6 +494,19 @@ export function openPool(options: PoolOptions): Invoker {
       firstStart?.reject(errorOf(fault));
       return;
     }
+    backOff(delayMs);
+  }
+
+  /** The first successor comes at once; where each dies with its event, starting them must not take all of a CPU. */
+  function crashed(): void {
+    crashes += 1;
+    if (crashes < 2) return;
+    const delayMs = backoffOf(crashes - 1, maxCrashBackoffMs);
+    log({ ...platform('WARN', 'handler processes crash one after another'), crashes, retryInMs: delayMs });
+    backOff(delayMs);
+  }
+
+  function backOff(delayMs: number): void {
     backoff ??= setTimeout(() => {
       backoff = undefined;
       ensure();
@@ -478,13 +523,15 @@ export function openPool(options: PoolOptions): Invoker {
       activate();
       ensure();
     }
-    place.grace ??= setTimeout(() => worker.kill(neighbourKilled), graceMs);
+    // What runs in one that only grew too big has its own deadline.
+    if (reason === 'timeout') place.grace ??= setTimeout(() => worker.kill(neighbourKilled), graceMs);
     leaveIfDone(worker);
   }
 
   function leaveIfDone(worker: PoolWorker): void {
-    if (worker.runs.size > 0) return;
-    if (worker.place!.hung === true) worker.kill();
+    const { doubtful, hung } = worker.place!;
+    if (worker.runs.size > 0 || doubtful.length > 0) return;
+    if (hung === true) worker.kill();
     else worker.terminate();
   }
 
@@ -493,20 +540,29 @@ export function openPool(options: PoolOptions): Invoker {
     for (const worker of workers) {
       const bytes = worker.measure();
       largest = Math.max(largest, bytes);
-      if (bytes <= options.memoryBytes || worker.state !== 'ready') continue;
-      const used = `${Math.ceil(bytes / mebibyte)} MiB of ${memoryMiB} MiB`;
-      if (bytes > options.memoryBytes * killAtShare) {
-        worker.kill({
-          code: 'Runtime.OutOfMemory',
-          message: `the handler process used ${used} and was killed`,
-        });
-      } else if (worker.place!.role === 'active' && worker.place!.used) {
-        // One that has run nothing yet would have a successor just as big, for ever.
-        log({ ...platform('WARN', 'handler process is replaced: it uses more than spec.memory'), used });
-        retire(worker, 'memory');
-      }
+      if (bytes > options.memoryBytes) judgeMemory(worker);
     }
     if (workers.size > 0) metrics?.memory?.(largest);
+  }
+
+  /** Of a process over its limit: replaced while there is time, killed when it leapt. Idle, it goes in any case. */
+  function judgeMemory(worker: PoolWorker): void {
+    if (worker.state !== 'ready') return;
+    const { role, used } = worker.place!;
+    const bytes = worker.memoryBytes;
+    const share = `${Math.ceil(bytes / mebibyte)} MiB of ${memoryMiB} MiB`;
+    if (bytes > options.memoryBytes * killAtShare && (worker.runs.size > 0 || !used)) {
+      worker.kill({
+        code: 'Runtime.OutOfMemory',
+        message: `the handler process used ${share} and was killed`,
+      });
+    } else if (role === 'alone' && worker.runs.size === 0) {
+      worker.terminate();
+    } else if (role === 'active' && used) {
+      // One that has run nothing yet would have a successor just as big, for ever.
+      log({ ...platform('WARN', 'handler process is replaced: it uses more than spec.memory'), used: share });
+      retire(worker, 'memory');
+    }
   }
 
   // Logs
@@ -539,10 +595,12 @@ export function openPool(options: PoolOptions): Invoker {
     });
   }
 
-  function logFault(run: Run, fault: Fault): void {
+  function logFault(run: Run, fault: Fault, runsAgain: boolean): void {
     run.tail?.line(Date.now(), 'ERROR', `${fault.code}: ${fault.message}`);
     log({
-      ...platform('ERROR', 'invocation failed'),
+      ...(runsAgain
+        ? platform('WARN', 'invocation was cut with others of its process: it runs again alone')
+        : platform('ERROR', 'invocation failed')),
       trigger: run.call.events[0]!.trigger,
       requestId: run.call.requestId,
       errorType: fault.code,
@@ -575,13 +633,12 @@ export function openPool(options: PoolOptions): Invoker {
     enter({ ready: false, reason: 'Runtime.Drained', message: drained.message });
     for (const run of queue.splice(0))
       settleRun(run, { kind: 'returnedUnrun', fault: drained, began: false });
+    // Handed to a handler before, so with one attempt only they would not be here.
+    for (const run of suspects.splice(0))
+      settleRun(run, { kind: 'returnedUnrun', fault: drained, began: false });
     active.length = 0;
     for (const worker of [...workers]) {
       const place = worker.place!;
-      if (place.only !== undefined) {
-        settleRun(place.only, { kind: 'returnedUnrun', fault: drained, began: false });
-        delete place.only;
-      }
       place.role = 'retired';
       if (worker.state === 'starting') worker.kill(drained);
       else leaveIfDone(worker);
@@ -615,6 +672,12 @@ export function openPool(options: PoolOptions): Invoker {
     onState: (listener) => void stateListeners.push(listener),
     drain,
   };
+}
+
+/** Exponential with jitter; from half the step to the whole. */
+function backoffOf(failures: number, maxMs: number): number {
+  const step = Math.min(maxMs, minBackoffMs * 2 ** Math.min(20, failures - 1));
+  return Math.round(step * (0.5 + Math.random() / 2));
 }
 
 const neighbourKilled: Fault = {

@@ -4,7 +4,6 @@ import { basename, dirname, join, relative, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import type { Code, Fault } from '../errors.ts';
 import type { Context } from '../handler.ts';
-import { isResponseStreaming, isStreaming } from './response-stream.ts';
 import { thrownFault } from './thrown.ts';
 
 export type UserFunction = (event: unknown, context: Context) => unknown;
@@ -47,13 +46,6 @@ export async function loadUserFunction(root: string, handler: string): Promise<U
   const shown = `${relative(root, file)} ${found === undefined ? 'does not export' : 'exports no function named'}`;
   if (typeof found !== 'function') {
     throw new LoadError('Runtime.HandlerNotFound', `${shown} "${exportPath.join('.')}" (handler ${handler})`);
-  }
-  if (isStreaming(found)) {
-    if (isResponseStreaming(found)) return found as UserFunction;
-    throw new LoadError(
-      'Runtime.MalformedStreamingHandler',
-      `the handler ${handler} is marked for a kind of streaming that there is not: only "response", as awslambda.streamifyResponse sets it, is supported`,
-    );
   }
   if (found.length >= 3) {
     throw new LoadError(

@@ -17,10 +17,8 @@ import {
   FrameWriter,
   frameType,
   ProtocolError,
-  readChunk,
   readFault,
   readLog,
-  readResult,
   writeInvoke,
   writeJson,
   type Call,
@@ -81,8 +79,8 @@ export type RunEnd =
 export interface WorkerEvents<Run> {
   ready(worker: Worker<Run>): void;
   ended(worker: Worker<Run>, run: Run, end: RunEnd): void;
-  /** Part of a streamed response, the invocation's to keep. `worker.taken` says that it was read. */
-  chunk(worker: Worker<Run>, run: Run, data: Uint8Array, contentType: string): void;
+  /** It took up the cancel frame of that id: its event loop turns. */
+  answered(worker: Worker<Run>, id: number): void;
   log(worker: Worker<Run>, frame: LogFrame): void;
   line(worker: Worker<Run>, line: string, stream: 'stdout' | 'stderr'): void;
   /** Last: nothing of the process is left. `runs` of the worker are those that were in flight. */
@@ -98,6 +96,8 @@ export class Worker<Run> {
   initDurationMs = 0;
   memoryBytes = 0;
   maxMemoryBytes = 0;
+  /** When memoryBytes was looked at. */
+  measuredMs = 0;
   /** What `exited` will say, when we end it. */
   #reason: Fault | undefined;
   readonly #options: WorkerOptions;
@@ -213,13 +213,6 @@ export class Worker<Run> {
     this.#schedule();
   }
 
-  /** So many bytes of an invocation's streamed response were read: as many more may come. */
-  taken(id: number, bytes: number): void {
-    if (this.state !== 'ready' || !this.runs.has(id)) return;
-    this.#writer.begin(frameType.chunk, id).u32(bytes).end();
-    this.#schedule();
-  }
-
   /** The process is to go, and nothing runs in it: it may tidy up for a moment. */
   terminate(): void {
     if (this.state === 'exited' || this.#killTimer !== undefined) return;
@@ -244,6 +237,7 @@ export class Worker<Run> {
   /** Looks at the process's memory; returns what it found. */
   measure(): number {
     const bytes = this.pid === undefined ? undefined : residentBytes(this.pid);
+    this.measuredMs = monotonicMs();
     if (bytes !== undefined) {
       this.memoryBytes = bytes;
       this.maxMemoryBytes = Math.max(this.maxMemoryBytes, bytes);
@@ -253,17 +247,16 @@ export class Worker<Run> {
 
   #onFrame(type: number, id: number, payload: FrameReader): void {
     if (type === frameType.result) {
-      this.#end(id, { kind: 'returned', result: readResult(payload) });
+      const encoding = payload.u8() === 0 ? 'json' : 'binary';
+      this.#end(id, { kind: 'returned', result: { encoding, data: payload.rest() } });
     } else if (type === frameType.fault) {
       const { retryable, ...fault } = readFault(payload);
       if (id === 0) this.#fail(fault);
       else this.#end(id, { kind: 'threw', fault, retryable });
-    } else if (type === frameType.chunk) {
-      const run = this.runs.get(id);
-      const { data, contentType } = readChunk(payload);
-      if (run !== undefined) this.#events.chunk(this, run, data, contentType);
     } else if (type === frameType.log) {
       this.#events.log(this, readLog(payload));
+    } else if (type === frameType.stats) {
+      this.#events.answered(this, id);
     } else if (type === frameType.hello && this.state === 'starting') {
       clearTimeout(this.#timer);
       const { initTimeoutMs, init } = this.#options;

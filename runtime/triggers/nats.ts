@@ -188,6 +188,7 @@ function statusOf(settlement: Exclude<Settlement, { kind: 'done' }>, fault: Faul
   if (fault.code === 'Sandbox.Timedout') return 504;
   if (settlement.reason === 'TooLarge') return 413;
   if (settlement.reason === 'Undecodable') return 400;
+  if (settlement.reason === 'Recursion') return 508;
   return 500;
 }
 

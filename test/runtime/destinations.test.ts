@@ -162,6 +162,66 @@ test.each([
   expect(Math.max(...hops.filter(Number.isFinite))).toBe(field === 'onSuccess' ? maxHops : maxHops + 1);
 });
 
+/** A function that publishes on the topic that calls it. */
+async function mqttCircle(version: 4 | 5, url: string) {
+  const nats = await startNats();
+  const circle = functionConfig('circle', 'exports.handler = () => null', {
+    spec: {
+      triggers: [{ name: 'in', mqtt: { topic: 'round', qos: 1, version } }],
+      onSuccess: { mqtt: { topic: 'round' } },
+    },
+  });
+  const host = await startedHost([circle], { nats: { url: nats.url }, mqtt: { url } });
+  await host.untilReady(circle);
+  const device = await mqtt.connectAsync(url, { protocolVersion: version });
+  closeLater(() => device.endAsync());
+  await device.publishAsync('round', '0', { qos: 1 });
+  return { host, runs: () => host.logs.filter(({ message }) => message === 'REPORT').length };
+}
+
+test('a circle through MQTT 5 is stopped after 16 hops: they travel as a user property', async () => {
+  const { host, runs } = await mqttCircle(5, (await startMosquitto()).url);
+  expect(await host.untilLogged(({ reason }) => reason !== undefined)).toMatchObject({
+    reason: 'Recursion',
+    message: 'event dead-lettered',
+    attempts: 0,
+  });
+  expect(runs()).toBe(maxHops);
+});
+
+test('MQTT 3.1.1 has nothing that could carry them: a circle through it goes on', async () => {
+  const { host, runs } = await mqttCircle(4, (await startMosquitto()).url);
+  await expect.poll(runs, { timeout: 15_000 }).toBeGreaterThan(2 * maxHops);
+  expect(host.logs.filter(({ reason }) => reason !== undefined)).toEqual([]);
+});
+
+test('a caller whose call came in a circle is told so, by HTTP and by NATS', async () => {
+  const server = await startNats();
+  const client = await server.connect();
+  const loud = functionConfig('loud', shouting, {
+    spec: {
+      triggers: [
+        { name: 'ask', nats: { subject: 'ask' } },
+        { name: 'web', http: { path: '/loud' } },
+      ],
+    },
+  });
+  const host = await startedHost([loud], { nats: { url: server.url } });
+  await host.untilReady(loud);
+  const headers = natsHeaders();
+  headers.set('Atoll-Hops', String(maxHops));
+  const reply = await client.request('ask', '1', { headers, timeout: 10_000 });
+  expect(reply.headers?.get('Nats-Service-Error-Code')).toBe('508');
+  expect(reply.headers?.get('Nats-Service-Error')).toMatch(/^Recursion: .*spec\.recursion/);
+  const trace = { 'x-amzn-trace-id': `Lineage=00000000:${maxHops}` };
+  const web = await host.ask('/http/default/loud/web/loud', 1, trace);
+  expect(web).toMatchObject({ status: 508, body: '{"message":"Loop Detected"}' });
+  const door = await host.ask('/invoke/default/loud', 1, trace);
+  expect(door.status).toBe(508);
+  expect(JSON.parse(door.body)).toMatchObject({ code: 'Recursion' });
+  expect(host.logs.filter(({ message }) => message === 'REPORT')).toEqual([]);
+});
+
 test('a count of hops that is none begins at 0', async () => {
   const server = await startNats();
   const client = await server.connect();

@@ -198,17 +198,24 @@ test('who waits is answered with the fault, and nothing is dead-lettered', async
   expect(stored).toEqual([]);
 });
 
-test('an event in flight when a process with others died runs again alone before it is judged', async () => {
-  const alone: boolean[] = [];
-  const invoker = scripted((invocation) => {
-    alone.push(invocation.alone === true);
-    return invocation.alone ? returned() : { kind: 'crashed', fault, suspects: 3, report };
-  });
-  const delivery = deliveryOf('a');
-  await flow({ deliveries: [delivery], invoker });
-  expect(alone).toEqual([false, true]);
-  expect(delivery.settlement?.kind).toBe('done');
-});
+test.each([
+  { kind: 'crashed', fault, suspects: 3, report },
+  { kind: 'timedOut', fault, suspects: 3, report },
+  { kind: 'returnedUnrun', fault, suspects: 3, began: true, report },
+] satisfies Outcome[])(
+  'an event that $kind with others runs again alone before it is judged',
+  async (first) => {
+    const alone: boolean[] = [];
+    const invoker = scripted((invocation) => {
+      alone.push(invocation.alone === true);
+      return invocation.alone ? returned() : first;
+    });
+    const delivery = deliveryOf('a');
+    await flow({ deliveries: [delivery], invoker });
+    expect(alone).toEqual([false, true]);
+    expect(delivery.settlement?.kind).toBe('done');
+  },
+);
 
 test('with maxAttempts 1 an event is never run a second time, not even as a suspect', async () => {
   let runs = 0;

@@ -109,6 +109,26 @@ test("a process that could not start is not the event's failure", () => {
   expect(decide(crashed, queued(3), retry, 0, 0)).toMatchObject({ kind: 'retry', failed: false });
 });
 
+test('who waits for a process that could not start is told to come later', () => {
+  const crashed: Outcome = { kind: 'crashed', fault, suspects: 0, report };
+  expect(decide(crashed, request, retry, 0, 0)).toMatchObject({ kind: 'retry', failed: false });
+});
+
+test('with maxAttempts 1 what was cut with others is Interrupted, since it may not have been the cause', () => {
+  const once = { ...retry, maxAttempts: 1 };
+  const crashed = (suspects: number): Outcome => ({ kind: 'crashed', fault, suspects, report });
+  const timedOut = (suspects?: number): Outcome => ({
+    kind: 'timedOut',
+    fault,
+    report,
+    ...(suspects && { suspects }),
+  });
+  expect(decide(crashed(2), queued(), once, 0, 0)).toMatchObject({ reason: 'Interrupted' });
+  expect(decide(crashed(1), queued(), once, 0, 0)).toMatchObject({ reason: 'RetriesExhausted' });
+  expect(decide(timedOut(2), queued(), once, 0, 0)).toMatchObject({ reason: 'Interrupted' });
+  expect(decide(timedOut(), queued(), once, 0, 0)).toMatchObject({ reason: 'RetriesExhausted' });
+});
+
 test('a crash alone and a timeout count as failures', () => {
   expect(decide({ kind: 'crashed', fault, suspects: 1, report }, queued(3), retry, 0, 0)).toMatchObject({
     kind: 'failed',

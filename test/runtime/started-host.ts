@@ -21,7 +21,7 @@ export interface Answer {
 
 export interface StartedHost extends Pick<Host, 'stop'> {
   readonly logs: readonly LogRecord[];
-  ask(path: string, payload?: unknown): Promise<Answer>;
+  ask(path: string, payload?: unknown, headers?: Record<string, string>): Promise<Answer>;
   invoke(name: string, payload?: unknown): Promise<unknown>;
   /** The list of functions becomes this one; a text stands for a config file that somebody broke. */
   reload(functions: readonly FunctionConfig[] | string): Promise<void>;
@@ -85,15 +85,19 @@ export async function startedHost(
   const host = await startHost(path, openLog({ destination }));
   const stop = closeLater(() => host.stop());
 
-  async function open(target: string, payload?: unknown): Promise<IncomingMessage> {
+  async function open(
+    target: string,
+    payload?: unknown,
+    headers: Record<string, string> = {},
+  ): Promise<IncomingMessage> {
     const method = payload === undefined ? 'GET' : 'POST';
-    const asked = request({ socketPath, path: target, method, agent: false });
+    const asked = request({ socketPath, path: target, method, headers, agent: false });
     asked.end(payload === undefined ? undefined : JSON.stringify(payload));
     const [response] = (await once(asked, 'response')) as [IncomingMessage];
     return response;
   }
-  async function ask(target: string, payload?: unknown): Promise<Answer> {
-    const response = await open(target, payload);
+  async function ask(target: string, payload?: unknown, headers?: Record<string, string>): Promise<Answer> {
+    const response = await open(target, payload, headers);
     return { status: response.statusCode, headers: response.headers, body: await text(response) };
   }
   async function* watched(response: IncomingMessage): AsyncGenerator<HostStatusLine> {

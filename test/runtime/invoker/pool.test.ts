@@ -15,11 +15,9 @@ import {
   startFixture,
   testInvoker,
 } from '../../contracts/invoker.ts';
-import { testStreaming } from '../../contracts/streaming.ts';
 import { temporaryFolder } from '../../support/folder.ts';
 
 testInvoker(openPool, { loadedByNode: true });
-testStreaming(openPool);
 
 const mebibyte = 1024 * 1024;
 const gone = (pid: number) => vi.waitFor(() => expect(identify(pid)).toBeUndefined(), { timeout: 5_000 });
@@ -108,11 +106,12 @@ test.for(['@aws/lambda-invoke-store', 'lambda-invoke-store-0.3'])(
       env: { STORE_PACKAGE },
     });
     const names = Array.from({ length: 60 }, (_, index) => `n${index}`);
+    const rootOf = (index: number): string => `1-67891233-${String(index).padStart(24, '0')}`;
     const outcomes = await Promise.all(
-      names.map((name) => {
+      names.map((name, index) => {
         const headers = {
           'x-amz-tenant-id': `t-${name}`,
-          'x-amzn-trace-id': `x-${name}`,
+          'x-amzn-trace-id': `Root=${rootOf(index)};Sampled=1`,
           traceparent: `w-${name}`,
         };
         return call({ name }, { event: { id: `id-${name}`, headers } });
@@ -121,14 +120,22 @@ test.for(['@aws/lambda-invoke-store', 'lambda-invoke-store-0.3'])(
     for (const [index, outcome] of outcomes.entries()) {
       const name = names[index];
       expect(returned(outcome)).toEqual({
-        seen: [`id-${name} t-${name} x-${name} ${name}`],
+        seen: [
+          expect.stringMatching(
+            `^id-${name} t-${name} Root=${rootOf(index)};Parent=[0-9a-f]{16};Sampled=1;Lineage=00000000:1 ${name}$`,
+          ),
+        ],
         traceparent: `w-${name}`,
         isHost: true,
         refused: expect.stringContaining('_AWS_LAMBDA_REQUEST_ID') as string,
       });
     }
     const without = returned(await call({ name: 'bare' }, { event: { id: 'id-bare' } }));
-    expect(without).toMatchObject({ seen: ['id-bare   bare'] });
+    expect(without).toMatchObject({
+      seen: [
+        expect.stringMatching(/^id-bare {2}Root=1-[0-9a-f]{8}-[0-9a-f]{24};.*;Lineage=00000000:1 bare$/),
+      ],
+    });
     expect(without).not.toHaveProperty('traceparent');
   },
 );
@@ -280,6 +287,56 @@ test('alone: an invocation gets a process of its own, which ends with it', async
   expect(pidOf(returned(await call({})))).toBe(pooled);
 });
 
+test('suspects run alone one at a time, in one process until one of them ends it', async () => {
+  const { call } = await startFixture(openPool, 'neighbours', { concurrency: 64 });
+  const most = { processes: 0 };
+  const looks = setInterval(() => {
+    most.processes = Math.max(most.processes, handlerProcesses().length);
+  }, 5);
+  const outcomes = await Promise.all(
+    Array.from({ length: 64 }, (_, n) => call(n === 20 ? { exit: 1 } : {}, { alone: true })),
+  );
+  clearInterval(looks);
+  expect(outcomes[20]).toMatchObject({ kind: 'crashed', suspects: 1 });
+  const pids = outcomes.filter((_, n) => n !== 20).map((outcome) => pidOf(returned(outcome)));
+  expect(new Set(pids.slice(0, 20)).size).toBe(1);
+  expect(new Set(pids.slice(20)).size).toBe(1);
+  expect(pids[0]).not.toBe(pids[20]);
+  // The pool's own, the one of the suspects, and one that is about to be gone.
+  expect(most.processes).toBeLessThanOrEqual(3);
+  await gone(pids[20]!);
+});
+
+test('a suspect has its whole time, however long those before it took', async () => {
+  const { call } = await startFixture(openPool, 'neighbours', { timeoutMs: 700 });
+  const outcomes = await Promise.all(Array.from({ length: 4 }, () => call({ wait: 400 }, { alone: true })));
+  for (const outcome of outcomes) expect(returned(outcome)).toHaveProperty('pid');
+});
+
+test('what timed out in a process that spins is a suspect, and so is all else in it: any of them may be the cause', async () => {
+  const { call } = await startFixture(openPool, 'neighbours', { timeoutMs: 300, concurrency: 4 });
+  const again = { mayRunAgain: true };
+  const innocent = call({ wait: 200 }, again);
+  const later = call({ wait: 200 }, { ...again, deadline: Date.now() + 10_000 });
+  const caller = call({ wait: 200 }, { deadline: Date.now() + 10_000 });
+  const spinner = call({ spin: true }, again);
+  expect(await innocent).toMatchObject({ kind: 'timedOut', suspects: 4 });
+  expect(await spinner).toMatchObject({ kind: 'timedOut', suspects: 4 });
+  expect(await later).toMatchObject({ kind: 'returnedUnrun', suspects: 4 });
+  expect(await caller).toMatchObject({ kind: 'returnedUnrun', fault: { code: 'Runtime.Drained' } });
+  const { durationMs } = (await innocent).report;
+  expect(durationMs).toBeGreaterThanOrEqual(299);
+});
+
+test('what timed out in a process that still answers is no suspect: it was itself', async () => {
+  const { call } = await startFixture(openPool, 'never-returns', { timeoutMs: 300, concurrency: 3 });
+  const neighbour = call({ wait: 600 }, { mayRunAgain: true, deadline: Date.now() + 10_000 });
+  const outcome = await call({}, { mayRunAgain: true });
+  expect(outcome.kind).toBe('timedOut');
+  expect(outcome).not.toHaveProperty('suspects');
+  expect(returned(await neighbour)).toBe('waited');
+});
+
 test('the least busy process gets the next invocation', async () => {
   const { call } = await startFixture(openPool, 'neighbours', { processes: 2, concurrency: 4 });
   await vi.waitFor(async () => {
@@ -333,11 +390,32 @@ test('memory outside of the heap counts too: far over the limit the process is k
 });
 
 test('a process a little over its limit is replaced between two events, and neither fails', async () => {
-  const { call, restarts } = await startFixture(openPool, 'buffers', { memoryBytes: 160 * mebibyte });
+  // What runs in it has its own time, not the grace of a timed-out one's neighbours.
+  const options = { memoryBytes: 160 * mebibyte, graceMs: 10 };
+  const { call, restarts } = await startFixture(openPool, 'buffers', options);
   const first = pidOf(returned(await call({ mebibytes: 160, hold: 1_200 })));
   expect(pidOf(returned(await call({ mebibytes: 0 })))).not.toBe(first);
   expect(restarts).toEqual(['memory']);
   await gone(first);
+});
+
+test.for([
+  ['buffers', 1],
+  ['buffers', 4],
+  ['objects', 1],
+  ['objects', 4],
+] as const)('a slow leak of %s costs no call, at concurrency %i', async ([kind, concurrency]) => {
+  const options = { memoryBytes: 64 * mebibyte, concurrency };
+  const { call, restarts } = await startFixture(openPool, 'leaks', options);
+  const pids = new Set<number>();
+  const caller = async () => {
+    for (let n = 0; n < 480 / concurrency; n++)
+      pids.add(pidOf(returned(await call({ kind, kibibytes: 256 }))));
+  };
+  await Promise.all(Array.from({ length: concurrency }, caller));
+  // 120 MiB are more than one process may hold.
+  expect(pids.size).toBeGreaterThan(1);
+  expect(new Set(restarts)).toEqual(new Set(['memory']));
 });
 
 test('closing or writing to descriptor 3 hurts only the process that does it', async () => {
@@ -443,6 +521,40 @@ test('processes that die idle again and again are restarted ever more slowly, an
     reason: 'Runtime.ExitError',
     message: 'the handler process ended with exit code 9',
   });
+});
+
+test('processes that crash with their event one after another are started ever more slowly, until one ends well', async () => {
+  const { call, records } = await startFixture(openPool, 'says-when-started');
+  const waits = () =>
+    records.flatMap(({ message, retryInMs }) =>
+      message === 'handler processes crash one after another' ? [retryInMs as number] : [],
+    );
+  for (let n = 0; n < 6; n++) expect((await call({ exit: true })).kind).toBe('crashed');
+  expect(returned(await call({}))).toHaveProperty('pid');
+  const loop = waits();
+  expect(loop).toHaveLength(5);
+  // The first successor is not waited for; then from half of 100, 200, 400, 800, 1000 ms to the whole.
+  for (const [index, wait] of loop.entries()) {
+    const step = Math.min(1_000, 100 * 2 ** index);
+    expect(wait).toBeGreaterThanOrEqual(step / 2);
+    expect(wait).toBeLessThanOrEqual(step);
+  }
+  expect(new Set(loop.map((wait, index) => wait / Math.min(1_000, 100 * 2 ** index))).size).toBeGreaterThan(
+    1,
+  );
+  const starts = records.flatMap(
+    ({ message }) => /^started (\d+)$/.exec(message)?.slice(1).map(Number) ?? [],
+  );
+  expect(starts).toHaveLength(7);
+  for (const [index, wait] of loop.entries()) {
+    expect(starts[index + 2]! - starts[index + 1]!).toBeGreaterThanOrEqual(wait);
+  }
+  // It was well in between, so it begins anew.
+  expect((await call({ exit: true })).kind).toBe('crashed');
+  expect((await call({ exit: true })).kind).toBe('crashed');
+  await call({});
+  expect(waits()).toHaveLength(6);
+  expect(waits()[5]).toBeLessThanOrEqual(100);
 });
 
 test('nothing lives after drain: a process that ignores SIGTERM, its children, a spare', async () => {

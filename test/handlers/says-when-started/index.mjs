@@ -1,0 +1,5 @@
+console.log('started', Date.now());
+export const handler = async (event) => {
+  if (event.exit) process.exit(1);
+  return { pid: process.pid };
+};
