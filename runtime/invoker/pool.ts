@@ -156,8 +156,9 @@ export function openPool(options: PoolOptions): Invoker {
       const first = invocation.events[0]!;
       const batch = invocation.batch === true || invocation.events.length > 1;
       const requestId = invocation.events.length === 1 ? first.id : randomUUID();
-      // Date.now() drops fractions: a timeout may come a millisecond late, never early.
-      const allowedMs = invocation.deadline - Date.now() + 1;
+      // Date.now() drops fractions, and some time went by since the deadline was chosen on a busy machine: a timeout
+      // may come a millisecond late, never early.
+      const allowedMs = Math.max(options.timeoutMs, invocation.deadline - Date.now() + 1);
       const deadlineMs = monotonicMs() + allowedMs;
       const run: Run = {
         invocation,

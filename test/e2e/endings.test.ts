@@ -27,7 +27,7 @@ export const handler = async ({ how }: Event): Promise<unknown> => {
   if (how === 'exit') process.exit(7);
   if (how === 'crash') process.kill(process.pid, 'SIGSEGV');
   if (how === 'crash') await new Promise(() => {});
-  if (how === 'eat') for (;;) held.push(new Array(100_000).fill(how));
+  if (how === 'eat') for (;;) held.push(new Array(1_000_000).fill(how));
   return { pid: process.pid };
 };
 `,
