@@ -153,7 +153,7 @@ export function openMetrics(): Metrics {
   });
   const restarts = new Counter({
     name: 'atoll_process_restarts_total',
-    help: 'Handler processes replaced, by reason',
+    help: 'Handler processes replaced, by reason: timeout, crash, memory',
     labelNames: [...name, 'reason'],
     registers,
   });

@@ -389,11 +389,12 @@ export function openPool(options: PoolOptions): Invoker {
           for (const run of suspects.splice(0)) settleRun(run, { kind: 'crashed', fault, suspects: 0 });
         }
       }
+      // One that was retired has its successor already; its end counts all the same.
+      if (inFlight > 0 && wasRole !== 'alone' && fault.code !== 'Runtime.Drained') crashed();
       if (draining === undefined && (wasRole === 'active' || wasRole === 'spare')) {
-        if (wasReady) metrics?.restarted?.('crash');
+        if (wasReady) metrics?.restarted?.(fault.code === 'Runtime.OutOfMemory' ? 'memory' : 'crash');
         const idle = inFlight === 0 && monotonicMs() - place.readyMs < stableMs;
         if (!wasReady || idle) failedStart(fault, wasReady);
-        else if (inFlight > 0) crashed();
         activate();
         ensure();
       }

@@ -1,4 +1,4 @@
-export const handler = async () => {
+export const handler = async (event) => {
   console.log('said before the exit');
-  process.exit(7);
+  process.exit(event?.code ?? 7);
 };

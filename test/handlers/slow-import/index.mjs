@@ -1,2 +1,2 @@
-await new Promise((resolve) => setTimeout(resolve, 60_000));
+await new Promise((resolve) => setTimeout(resolve, 20_000));
 export const handler = async () => 'late';

@@ -1,4 +1,8 @@
 export const handler = (event) => {
+  if (event?.later) {
+    setTimeout(() => void Promise.reject(new Error('nobody looked')), 5);
+    return Promise.resolve('returned before');
+  }
   if (event?.exception)
     setTimeout(() => {
       throw new RangeError('out of the blue');

@@ -376,8 +376,9 @@ test('a process that is over its limit before it ran anything is not replaced ag
     restarted: (reason: string) => void restarts.push(reason),
   };
   const { call } = await startFixture(openPool, 'big-import', { memoryBytes: 64 * mebibyte, metrics });
-  await vi.waitFor(() => expect(looks.length).toBeGreaterThanOrEqual(3), 10_000);
-  expect(looks[0]).toBeGreaterThan(64 * mebibyte);
+  // The first looks may find it importing.
+  const over = () => looks.filter((bytes) => bytes > 64 * mebibyte);
+  await vi.waitFor(() => expect(over().length).toBeGreaterThanOrEqual(3), 20_000);
   expect(restarts).toEqual([]);
   expect(returned(await call({}))).toBe('ok');
 });
