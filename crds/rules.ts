@@ -108,9 +108,9 @@ const cronPattern = `^(${[
   cronField('[0-7]', '[1-7]', `([0-7]|${days.join('|')})(#[1-5]|L)?`, ...dayRanges),
 ].join(' ')}$`;
 
-// As Lambda, plus what would change the handler process before the handler is there.
+// As Lambda, plus our own.
 const reservedEnv =
-  '^(_HANDLER|_X_AMZN_TRACE_ID|AWS_REGION|AWS_DEFAULT_REGION|AWS_EXECUTION_ENV|AWS_LAMBDA_.*|LAMBDA_TASK_ROOT|LAMBDA_RUNTIME_DIR|NODE_OPTIONS|ATOLL_.*)$';
+  '^(_HANDLER|_X_AMZN_TRACE_ID|AWS_REGION|AWS_DEFAULT_REGION|AWS_EXECUTION_ENV|AWS_LAMBDA_.*|LAMBDA_TASK_ROOT|LAMBDA_RUNTIME_DIR|ATOLL_.*)$';
 
 const units: Record<string, number> = {
   '': 1,
@@ -177,7 +177,7 @@ export const rules: readonly Rule[] = [
   matchesNot(
     'spec.env[].name',
     reservedEnv,
-    'is reserved: the runtime sets it (_HANDLER, _X_AMZN_TRACE_ID, AWS_REGION, AWS_DEFAULT_REGION, AWS_EXECUTION_ENV, AWS_LAMBDA_…, LAMBDA_TASK_ROOT, LAMBDA_RUNTIME_DIR, NODE_OPTIONS, ATOLL_…)',
+    'is reserved: the runtime sets it (_HANDLER, _X_AMZN_TRACE_ID, AWS_REGION, AWS_DEFAULT_REGION, AWS_EXECUTION_ENV, AWS_LAMBDA_…, LAMBDA_TASK_ROOT, LAMBDA_RUNTIME_DIR, ATOLL_…)',
   ),
   rule<FunctionSpec['env'][number]>(
     'spec.env[]',

@@ -26,7 +26,7 @@ import {
   type ThrownFault,
 } from './protocol.ts';
 import { thrownFault } from './thrown.ts';
-import { LoadError, loadUserFunction, type UserFunction } from './user-function.ts';
+import { LoadError, loadUserFunction, preload, type UserFunction } from './user-function.ts';
 
 const socketFd = 3;
 /** How long output waits for a host that does not read, before it is queued instead. */
@@ -107,6 +107,7 @@ async function init(init: Init): Promise<void> {
 
   // 5. Import
   try {
+    await preload(init.root, init.env['NODE_OPTIONS']);
     userFunction = await loadUserFunction(init.root, init.handler);
   } catch (error) {
     return endWith(error instanceof LoadError ? { ...error.fault, retryable: false } : thrownFault(error));

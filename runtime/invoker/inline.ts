@@ -19,7 +19,7 @@ import type { PoolOptions } from './pool.ts';
 import type { Call } from './protocol.ts';
 import { Tail } from './tail.ts';
 import { thrownFault } from './thrown.ts';
-import { LoadError, loadUserFunction, type UserFunction } from './user-function.ts';
+import { LoadError, loadUserFunction, preload, type UserFunction } from './user-function.ts';
 
 const mebibyte = 1024 * 1024;
 
@@ -85,6 +85,7 @@ export function openInline(options: PoolOptions): Invoker {
     });
     undo.push(() => hooks.deregister());
     try {
+      await preload(root, environment['NODE_OPTIONS']);
       userFunction = await loadUserFunction(root, handler);
     } catch (error) {
       const fault: Fault = error instanceof LoadError ? error.fault : thrownFault(error);

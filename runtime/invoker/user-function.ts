@@ -1,9 +1,11 @@
 /** From `spec.handler` to the function it names: found, imported, checked. Errors as Lambda tells them apart. */
 import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import type { Code, Fault } from '../errors.ts';
 import type { Context } from '../handler.ts';
+import { parseNodeOptions } from './node-options.ts';
 import { thrownFault } from './thrown.ts';
 
 export type UserFunction = (event: unknown, context: Context) => unknown;
@@ -35,14 +37,14 @@ export class LoadError extends Error {
  */
 export async function loadUserFunction(root: string, handler: string): Promise<UserFunction> {
   const { file, exportPath } = parseHandler(root, handler);
-  let loaded: Record<string, unknown>;
+  let loaded: unknown;
   try {
-    loaded = (await import(pathToFileURL(file).href)) as Record<string, unknown>;
+    loaded = await load(file);
   } catch (error) {
     throw loadError(error, root, relative(root, file));
   }
   // A CommonJS module's exports are its default export; those that Node could not see statically only there.
-  const found = exportOf(loaded, exportPath) ?? exportOf(loaded['default'], exportPath);
+  const found = exportOf(loaded, exportPath) ?? exportOf(loaded, ['default', ...exportPath]);
   const shown = `${relative(root, file)} ${found === undefined ? 'does not export' : 'exports no function named'}`;
   if (typeof found !== 'function') {
     throw new LoadError('Runtime.HandlerNotFound', `${shown} "${exportPath.join('.')}" (handler ${handler})`);
@@ -54,6 +56,37 @@ export async function loadUserFunction(root: string, handler: string): Promise<U
     );
   }
   return found as UserFunction;
+}
+
+/**
+ * What `--require` and `--import` of the function's NODE_OPTIONS name. Node would load them as it starts, before it
+ * has the function's environment; Lambda's functions have it then. Throws LoadError, and nothing else.
+ */
+export async function preload(root: string, nodeOptions: string | undefined): Promise<void> {
+  const require = createRequire(join(root, 'index.js'));
+  for (const { kind, specifier } of parseNodeOptions(nodeOptions ?? '').preloads) {
+    try {
+      // From the package, where `import` would look from here; so both find what `require` finds.
+      if (kind === 'require') require(specifier);
+      else if (/^\w+:/.test(specifier)) await import(specifier);
+      else await import(pathToFileURL(require.resolve(specifier)).href);
+    } catch (error) {
+      throw loadError(error, root, `${specifier} of NODE_OPTIONS`);
+    }
+  }
+}
+
+/** CommonJS is required, as in Lambda: what hooks `require`, as tracing does, sees the handler's module. */
+async function load(file: string): Promise<unknown> {
+  if (!file.endsWith('.mjs')) {
+    try {
+      return createRequire(file)(file) as unknown;
+    } catch (error) {
+      // An ES module that awaits at its top level.
+      if ((error as { code?: unknown } | null | undefined)?.code !== 'ERR_REQUIRE_ASYNC_MODULE') throw error;
+    }
+  }
+  return await import(pathToFileURL(file).href);
 }
 
 function parseHandler(root: string, handler: string): { file: string; exportPath: string[] } {

@@ -11,6 +11,7 @@ import { signalGroup, spawnBound } from '../process/spawn.ts';
 import { monotonicMs } from './clock.ts';
 import { compileCacheFolder } from './compile-cache.ts';
 import { heapFlags, residentBytes } from './memory.ts';
+import { parseNodeOptions } from './node-options.ts';
 import {
   FrameDecoder,
   FrameReader,
@@ -45,7 +46,6 @@ const quietFlags = ['--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'];
  * process only in `init`: what /proc shows of a process's start has no secret in it.
  */
 const startVariables = [
-  'NODE_OPTIONS',
   'NODE_PATH',
   'NODE_EXTRA_CA_CERTS',
   'NODE_DEBUG',
@@ -125,6 +125,8 @@ export class Worker<Run> {
       const value = options.init.env[name];
       if (value !== undefined) env[name] = value;
     }
+    const { atStart } = parseNodeOptions(options.init.env['NODE_OPTIONS'] ?? '');
+    if (atStart !== '') env['NODE_OPTIONS'] = atStart;
     const cache = compileCacheFolder();
     if (cache !== undefined) env['NODE_COMPILE_CACHE'] = cache;
     this.#child = spawnBound(

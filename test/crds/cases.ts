@@ -295,7 +295,6 @@ export const bad: BadCase[] = [
     'AWS_LAMBDA_FUNCTION_NAME',
     'LAMBDA_TASK_ROOT',
     'LAMBDA_RUNTIME_DIR',
-    'NODE_OPTIONS',
     'ATOLL_SITE',
   ].map((name) => ({
     what: `variable ${name}`,

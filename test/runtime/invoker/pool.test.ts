@@ -146,6 +146,28 @@ test('TZ, and what Node reads only as it starts, can be set by spec.env', async 
   expect(returned(await call({}))).toMatchObject({ hour: 9, now: { NODE_OPTIONS: env.NODE_OPTIONS } });
 });
 
+test.each(['nodejs24.x', 'nodejs22.x'] as const)(
+  '%s: --require and --import of NODE_OPTIONS run with the whole environment, before the handler is required',
+  async (runtime) => {
+    const env = { SECRET: 's', NODE_OPTIONS: '--import ./imported.mjs --require=./required.cjs' };
+    const { call } = await startFixture(openPool, 'preloads', { env, runtime });
+    expect(returned(await call({}))).toEqual([
+      `required with s in ${handlers}preloads`,
+      'imported with s',
+      'saw the handler being required',
+    ]);
+  },
+);
+
+test('a preload of NODE_OPTIONS that is not there is told by its name', async () => {
+  const env = { NODE_OPTIONS: '--import ./missing.mjs' };
+  const fixture = openFixture(openPool, 'ok', { env });
+  await expect(fixture.invoker.start()).rejects.toMatchObject({
+    code: 'Runtime.ImportModuleError',
+    message: expect.stringContaining('./missing.mjs'),
+  });
+});
+
 test('nodejs22.x runs in Node 22, with the same answers', async () => {
   const { call } = await startFixture(openPool, 'environment', { runtime: 'nodejs22.x' });
   expect(returned(await call({}))).toMatchObject({ now: { AWS_EXECUTION_ENV: 'AWS_Lambda_nodejs22.x' } });

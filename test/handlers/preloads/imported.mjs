@@ -1,0 +1,1 @@
+globalThis.preloaded.push(`imported with ${process.env.SECRET}`);
