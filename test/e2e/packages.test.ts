@@ -1,9 +1,13 @@
 /** Libraries written for Lambda, as npm gives them: each is deployed and gets events from a real source. */
-import { mkdir, writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { beforeAll, expect, test, vi } from 'vitest';
+import { publish } from '../../cli/build/publish.ts';
+import { sitePaths } from '../../controller/stores/site.ts';
+import { packFiles, type PackedFile } from '../../runtime/package/pack.ts';
 import { openJournal, type Journal } from './journal.ts';
 import { startSite, until, type Site } from './site.ts';
 
@@ -30,21 +34,24 @@ beforeAll(async () => {
   nats = await site.nats();
 });
 
-/** Builds the folder below `packages/`; its dependencies are those of this checkout. */
-async function deploy(name: string, { triggers = [], ...spec }: Record<string, unknown>): Promise<void> {
-  const manifest = join(site.work, `${name}.json`);
-  const env = [journal.env, { name: 'NATS_URL', value: site.info.nats.url }];
+const packages = join(import.meta.dirname, 'packages');
+
+/** Writes the Function and gives its file. */
+async function declare(name: string, spec: Record<string, unknown>): Promise<string> {
+  const file = join(site.work, `${name}.json`);
   await mkdir(site.work, { recursive: true });
+  const all = { handler: 'index.handler', ...spec };
   await writeFile(
-    manifest,
-    JSON.stringify({
-      apiVersion: 'atoll.dev/v1alpha1',
-      kind: 'Function',
-      metadata: { name },
-      spec: { handler: 'index.handler', env, triggers, ...spec },
-    }),
+    file,
+    JSON.stringify({ apiVersion: 'atoll.dev/v1alpha1', kind: 'Function', metadata: { name }, spec: all }),
   );
-  await site.faas('deploy', join(import.meta.dirname, 'packages', name), '-f', manifest);
+  return file;
+}
+
+/** Builds the folder below `packages/`; its dependencies are those of this checkout. */
+async function deploy(name: string, spec: Record<string, unknown>): Promise<void> {
+  const env = [journal.env, { name: 'NATS_URL', value: site.info.nats.url }];
+  await site.faas('deploy', join(packages, name), '-f', await declare(name, { env, ...spec }));
 }
 
 const http = (path: string) => [{ name: 'web', http: { path: `/${path}`, pathType: 'Prefix' } }];
@@ -292,3 +299,72 @@ test('@aws-lambda-powertools/idempotency on a NATS KV bucket answers a repeated 
   expect(await order({ order: 'o3', fail: true })).toMatchObject({ errorMessage: 'no effect yet' });
   expect(await order({ order: 'o3' })).toMatchObject({ order: 'o3' });
 });
+
+/** With all that they depend on, as npm laid them out; types and source maps stay behind. */
+async function modules(names: readonly string[]): Promise<PackedFile[]> {
+  const root = join(import.meta.dirname, '..', '..');
+  const folders = new Set(names.map((name) => join('node_modules', name)));
+  const files: PackedFile[] = [];
+  // A set that grows while it is walked: dependencies of dependencies.
+  for (const folder of folders) {
+    const { dependencies = {} } = JSON.parse(await readFile(join(root, folder, 'package.json'), 'utf8')) as {
+      dependencies?: Record<string, string>;
+    };
+    for (const name of Object.keys(dependencies)) {
+      const nested = join(folder, 'node_modules', name);
+      folders.add(existsSync(join(root, nested)) ? nested : join('node_modules', name));
+    }
+    for (const path of await readdir(join(root, folder), { recursive: true })) {
+      if (!/\.(?:[cm]?js|json)$/.test(path) || path.startsWith('node_modules/')) continue;
+      files.push({ path: join(folder, path), data: await readFile(join(root, folder, path)) });
+    }
+  }
+  return files;
+}
+
+test.each([
+  ['esm', '--import ./tracing.mjs'],
+  ['commonjs', '--require ./tracing.cjs'],
+])(
+  '@opentelemetry/instrumentation-aws-lambda makes a span per invocation (%s, %s)',
+  async (kind, options) => {
+    const name = `opentelemetry-${kind}`;
+    const folder = join(packages, 'opentelemetry', kind);
+    const own = (await readdir(folder)).map(async (path) => ({
+      path,
+      data: await readFile(join(folder, path)),
+    }));
+    // Modules that are hooked have to be files of their own, so this is an archive of one's own, not a bundle.
+    const archive = await packFiles([
+      ...(await Promise.all(own)),
+      ...(await modules(['@opentelemetry/instrumentation-aws-lambda', '@opentelemetry/sdk-trace-node'])),
+    ]);
+    const { uri } = await publish(archive, { paths: sitePaths(site.dir) });
+    const manifest = await declare(name, {
+      package: { uri, sha256: archive.sha256 },
+      env: [{ name: 'NODE_OPTIONS', value: options }],
+    });
+    await site.faas('apply', '-f', manifest);
+    await site.ready(name);
+
+    const ids: string[] = [];
+    for (const robot of ['r1', 'r2']) {
+      const answer = await site.fetch(`/2015-03-31/functions/${name}/invocations`, json({ robot }));
+      expect(await answer.json()).toEqual({ hello: robot });
+      ids.push(answer.headers.get('x-amzn-requestid') ?? '');
+    }
+    const spans = await until('both spans are in the log', async () => {
+      const text = (await logsOf(name)).map(({ message }) => message).join('\n');
+      const found = [...text.matchAll(/'faas\.invocation_id': '(.*)'/g)].map(([, id]) => id);
+      return found.length >= 2 ? { found, text } : undefined;
+    });
+    expect(spans.found).toEqual(ids);
+    expect(spans.text).toContain(
+      `'cloud.resource_id': 'arn:aws:lambda:us-east-1:000000000000:function:${name}'`,
+    );
+    expect([...spans.text.matchAll(/'faas\.coldstart': (\w+)/g)].map(([, cold]) => cold)).toEqual([
+      'true',
+      'false',
+    ]);
+  },
+);
