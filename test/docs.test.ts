@@ -50,6 +50,27 @@ test('files that the architecture page names exist', () => {
   expect(named.filter((file) => !existsSync(join(root, file)))).toEqual([]);
 });
 
+test('what the page on Lambda says is the same, different or refused has a test, and the test is there', () => {
+  const [, section = ''] = read('docs/reference/lambda.md').split('## The same, different, refused\n');
+  const rows = section
+    .split(/^## /m)[0]!
+    .split('\n')
+    .filter((line) => /^\| (?!.*\btest \|$)/.test(line));
+  expect(rows.length).toBeGreaterThan(40);
+  const untested = rows.filter((row) => {
+    const named = [
+      ...row
+        .split(' | ')
+        .at(-1)!
+        .matchAll(/`([\w./-]+\.ts) › ([^`]+)`/g),
+    ];
+    const isThere = ([, file = '', name = '']: RegExpMatchArray): boolean =>
+      existsSync(join(root, 'test', file)) && read(join('test', file)).includes(name);
+    return named.length === 0 || !named.every(isThere);
+  });
+  expect(untested).toEqual([]);
+});
+
 test('the decisions are numbered without gaps', () => {
   const numbers = readdirSync(join(root, 'docs/decisions'))
     .filter((file) => /^\d/.test(file))
