@@ -1,6 +1,8 @@
 /** One invocation for a caller: at once through the host, or later through the inbox. Lambda's door and ours share it. */
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
+import type { Readable } from 'node:stream';
+import type { Dispatcher } from 'undici';
 import type { FunctionObject } from '../crds/function.ts';
 import type { Backend } from '../controller/backends/backend.ts';
 import { type Key, keyText } from '../controller/stores/store.ts';
@@ -40,6 +42,11 @@ export interface InvocationAnswer {
 export interface Invocations {
   /** Rejects with FunctionNotReady, TooManyRequests, TooLarge, Recursion or ConnectionLost. */
   call(request: InvocationRequest): Promise<InvocationAnswer>;
+  /**
+   * The event stream of Lambda's InvokeWithResponseStream, from its first byte on; how the invocation ended is its last
+   * event. Rejects as `call`.
+   */
+  stream(request: InvocationRequest): Promise<{ requestId: string; contentType: string; body: Readable }>;
   /** Resolves when the inbox has stored it, also while the function is down. Rejects as `Inbox.put`. */
   enqueue(request: Pick<InvocationRequest, 'key' | 'payload' | 'traceId'>): Promise<{ requestId: string }>;
   /** Resolves if the function could be called. */
@@ -60,26 +67,36 @@ export function openInvocations(parts: {
     return object;
   }
 
+  async function invoke(
+    { key, payload, tail, clientContext, traceId, signal }: InvocationRequest,
+    requestId: string,
+    stream: boolean,
+  ): Promise<Dispatcher.ResponseData> {
+    const { spec } = await existing(key);
+    const address = backend.address(key);
+    if (address === undefined) throw notReady(key);
+    return await hosts.request(address, {
+      method: 'POST',
+      path: `/invoke/${key.namespace}/${key.name}`,
+      headers: {
+        'content-type': 'application/json',
+        'atoll-id': requestId,
+        ...(stream && { 'atoll-stream': 'true' }),
+        ...(tail && { 'atoll-tail': 'true' }),
+        ...(clientContext !== undefined && { 'atoll-client-context': clientContext }),
+        ...(traceId !== undefined && { 'x-amzn-trace-id': traceId }),
+      },
+      body: payload,
+      signal,
+      waitMs: waitMs(spec.timeoutSeconds),
+    });
+  }
+
   return {
-    async call({ key, payload, tail, clientContext, traceId, signal }) {
-      const { spec } = await existing(key);
-      const address = backend.address(key);
-      if (address === undefined) throw notReady(key);
+    async call(request) {
+      const { key } = request;
       const requestId = randomUUID();
-      const response = await hosts.request(address, {
-        method: 'POST',
-        path: `/invoke/${key.namespace}/${key.name}`,
-        headers: {
-          'content-type': 'application/json',
-          'atoll-id': requestId,
-          ...(tail && { 'atoll-tail': 'true' }),
-          ...(clientContext !== undefined && { 'atoll-client-context': clientContext }),
-          ...(traceId !== undefined && { 'x-amzn-trace-id': traceId }),
-        },
-        body: payload,
-        signal,
-        waitMs: waitMs(spec.timeoutSeconds),
-      });
+      const response = await invoke(request, requestId, false);
       const body = new Uint8Array(await response.body.arrayBuffer());
       const outcome = response.headers['atoll-outcome'];
       if (response.statusCode !== 200 || outcome === undefined)
@@ -92,6 +109,15 @@ export function openInvocations(parts: {
         body,
         ...(typeof logTail === 'string' && { logTail }),
       };
+    },
+    async stream(request) {
+      const requestId = randomUUID();
+      const response = await invoke(request, requestId, true);
+      const { body, statusCode, headers } = response;
+      if (statusCode !== 200) {
+        throw refusalOf(statusCode, new Uint8Array(await body.arrayBuffer()), request.key);
+      }
+      return { requestId, contentType: String(headers['content-type']), body };
     },
     async enqueue({ key, payload, traceId }) {
       await existing(key);

@@ -55,6 +55,10 @@ async function proxy(
   for (const [name, value] of Object.entries(withoutHopByHop(response.headers))) {
     if (value !== undefined) reply.header(name, value);
   }
+  // A streamed response may begin long before its first byte comes.
+  if (response.headers['content-length'] === undefined) {
+    reply.raw.once('pipe', () => reply.raw.flushHeaders());
+  }
   return reply.send(response.body);
 }
 

@@ -38,6 +38,11 @@ export const errorCodes = {
     retryable: false,
     text: 'The handler takes a callback as third parameter; like Lambda since Node.js 24, only its promise or return value is used.',
   },
+  'Runtime.MalformedStreamingHandler': {
+    whose: 'yours',
+    retryable: false,
+    text: 'The handler carries the mark of a streaming handler with another value than "response"; awslambda.streamifyResponse sets it right.',
+  },
   'Runtime.InitError': {
     whose: 'yours',
     retryable: true,

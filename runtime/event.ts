@@ -47,7 +47,18 @@ export interface Delivery {
   readonly refuse?: GivenUp | undefined;
   /** A caller that wants the invocation's last log lines (`X-Amz-Log-Type: Tail`). */
   readonly tail?: boolean;
+  /** A caller that reads a streamed response while it is written. */
+  readonly onChunk?: OnChunk;
 }
+
+/**
+ * Called in order, with bytes that are the callee's to keep. Resolves when more may come; rejects when none may: the
+ * handler's stream fails then. `contentType` is the same each time.
+ */
+export type OnChunk = (chunk: Uint8Array, contentType: string) => Promise<void>;
+
+/** A streamed response that begins with `{ statusCode, headers, cookies }` as JSON and eight zero bytes: Lambda's name. */
+export const preludeContentType = 'application/vnd.awslambda.http-integration-response';
 
 export type DeadLetterReason =
   | 'RetriesExhausted'
@@ -94,6 +105,8 @@ export interface Result {
   /** `json`: UTF-8 JSON of the value (`null` for undefined); `binary`: a Uint8Array or Buffer as it was. */
   readonly encoding: 'json' | 'binary';
   readonly data: Uint8Array;
+  /** What a streaming handler said; its bytes are here only when nobody read along. */
+  readonly contentType?: string;
 }
 
 export interface InvocationReport {

@@ -204,6 +204,7 @@ export function openFlow(options: FlowOptions): Flow {
       ...(runnable.length === 1 && first.signal && { signal: first.signal }),
       ...(first.tail && { tail: true }),
       mayRunAgain: again,
+      ...(runnable.length === 1 && first.onChunk && { onChunk: first.onChunk }),
     };
     let outcome = await invoker.invoke(invocation);
     if (again && outcome.kind !== 'returned' && outcome.kind !== 'threw' && (outcome.suspects ?? 0) > 1) {

@@ -23,7 +23,7 @@ export interface RouteConflict {
 }
 
 /** What the gateway answers itself; a trigger there would never be reached. */
-export const reservedPaths = ['/atoll', '/2015-03-31', '/ns', '/metrics', '/healthz'] as const;
+export const reservedPaths = ['/atoll', '/2015-03-31', '/2021-11-15', '/ns', '/metrics', '/healthz'] as const;
 
 /**
  * The first route that fits a request is the right one: an Exact route lies before a Prefix route of the same

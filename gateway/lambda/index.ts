@@ -14,10 +14,15 @@ export function lambdaRoutes(app: FastifyInstance, invocations: Invocations, log
       return answer(reply, error.status, bodyOf(error));
     });
     invokeRoutes(lambda, invocations);
-    for (const url of ['/2015-03-31/*', '/ns/:namespace/2015-03-31/*']) {
-      lambda.all(url, { config: { door: 'control', route: 'lambda' } }, () => {
-        throw new LambdaError('UnknownOperationException', "of Lambda's API this site answers Invoke");
-      });
+    for (const version of ['2015-03-31', '2021-11-15']) {
+      for (const url of [`/${version}/*`, `/ns/:namespace/${version}/*`]) {
+        lambda.all(url, { config: { door: 'control', route: 'lambda' } }, () => {
+          throw new LambdaError(
+            'UnknownOperationException',
+            "of Lambda's API this site answers Invoke and InvokeWithResponseStream",
+          );
+        });
+      }
     }
   });
 }

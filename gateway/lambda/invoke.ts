@@ -1,6 +1,7 @@
 /**
- * Lambda's Invoke, as AWS's own clients call it.
+ * Lambda's Invoke and InvokeWithResponseStream, as AWS's own clients call them.
  * https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html
+ * https://docs.aws.amazon.com/lambda/latest/api/API_InvokeWithResponseStream.html
  */
 import { randomUUID } from 'node:crypto';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
@@ -25,6 +26,12 @@ export function invokeRoutes(app: FastifyInstance, invocations: Invocations): vo
       invoke(request, reply, invocations),
     );
   }
+  const streaming = '/2021-11-15/functions/:name/response-streaming-invocations';
+  for (const url of [streaming, `/ns/:namespace${streaming}`]) {
+    app.post<Invoke>(url, { config: { door: 'control', route: 'invoke' } }, (request, reply) =>
+      invokeWithResponseStream(request, reply, invocations),
+    );
+  }
 }
 
 async function invoke(
@@ -32,23 +39,8 @@ async function invoke(
   reply: FastifyReply,
   invocations: Invocations,
 ): Promise<FastifyReply> {
-  const { name: given, namespace = 'default' } = request.params;
-  const name = functionNameOf(given, request.query.Qualifier);
-  if (!isNamespace(namespace)) throw notFound(name);
-  const key = { namespace, name };
   const type = oneOf(request, 'x-amz-invocation-type', ['RequestResponse', 'Event', 'DryRun']);
-  const tail = oneOf(request, 'x-amz-log-type', ['None', 'Tail']) === 'Tail';
-
-  const payload = payloadOf(await request.wholeBody(maxPayloadBytes));
-  await invocations.check(key).catch(inLambdasWords(key.name));
-  const problem = payloadProblem(payload);
-  if (problem !== undefined) {
-    throw new LambdaError(
-      'InvalidRequestContentException',
-      `Could not parse request body into json: ${problem}`,
-    );
-  }
-
+  const { key, payload, tail } = await checked(request, invocations);
   if (type === 'DryRun') return reply.code(204).header('x-amzn-requestid', randomUUID()).send();
   const traceId = traceIdOf(request);
   if (type === 'Event') {
@@ -67,6 +59,48 @@ async function invoke(
   if (!answer.ok) reply.header('x-amz-function-error', 'Unhandled');
   if (answer.logTail !== undefined) reply.header('x-amz-log-result', answer.logTail);
   return reply.code(200).header('content-type', answer.contentType).send(answer.body);
+}
+
+async function invokeWithResponseStream(
+  request: FastifyRequest<Invoke>,
+  reply: FastifyReply,
+  invocations: Invocations,
+): Promise<FastifyReply> {
+  const type = oneOf(request, 'x-amz-invocation-type', ['RequestResponse', 'DryRun']);
+  const { key, payload, tail } = await checked(request, invocations);
+  if (type === 'DryRun') return reply.code(204).header('x-amzn-requestid', randomUUID()).send();
+  const { requestId, contentType, body } = await invocations.stream({
+    key,
+    payload,
+    tail,
+    clientContext: clientContextOf(request),
+    traceId: traceIdOf(request),
+    signal: request.gone,
+  });
+  reply.header('x-amzn-requestid', requestId).header('x-amz-executed-version', latest);
+  return reply.code(200).header('content-type', contentType).send(body);
+}
+
+/** What both have in common: whom it is for, and what is sent. */
+async function checked(
+  request: FastifyRequest<Invoke>,
+  invocations: Invocations,
+): Promise<{ key: { namespace: string; name: string }; payload: Uint8Array; tail: boolean }> {
+  const { name: given, namespace = 'default' } = request.params;
+  const name = functionNameOf(given, request.query.Qualifier);
+  if (!isNamespace(namespace)) throw notFound(name);
+  const key = { namespace, name };
+  const tail = oneOf(request, 'x-amz-log-type', ['None', 'Tail']) === 'Tail';
+  const payload = payloadOf(await request.wholeBody(maxPayloadBytes));
+  await invocations.check(key).catch(inLambdasWords(key.name));
+  const problem = payloadProblem(payload);
+  if (problem !== undefined) {
+    throw new LambdaError(
+      'InvalidRequestContentException',
+      `Could not parse request body into json: ${problem}`,
+    );
+  }
+  return { key, payload, tail };
 }
 
 function inLambdasWords(name: string) {

@@ -19,12 +19,15 @@ import {
   jsonObject,
   protocolVersion,
   readInvoke,
+  writeChunk,
   writeJson,
   writeLog,
+  writeResult,
   type Call,
   type Init,
   type ThrownFault,
 } from './protocol.ts';
+import { isStreaming, openResponseStream, runStreaming, type ResponseStream } from './response-stream.ts';
 import { thrownFault } from './thrown.ts';
 import { LoadError, loadUserFunction, preload, type UserFunction } from './user-function.ts';
 
@@ -34,6 +37,7 @@ const blockedWriteMs = 2_000;
 
 const writer = new FrameWriter();
 const running = new Map<number, HandlerContext>();
+const streams = new Map<number, ResponseStream>();
 let userFunction: UserFunction;
 let facts: FunctionFacts;
 let region: string;
@@ -80,6 +84,7 @@ flush(true);
 function onFrame(type: number, id: number, payload: FrameReader): void {
   if (type === frameType.invoke) invoke(id, readInvoke(payload));
   else if (type === frameType.cancel) cancel(id, payload.restText());
+  else if (type === frameType.chunk) streams.get(id)?.taken(payload.u32());
   else if (type === frameType.init) void init(jsonObject(payload.restText()) as unknown as Init);
 }
 
@@ -129,6 +134,7 @@ function invoke(id: number, call: Call): void {
   }
   const context = new HandlerContext(facts, call);
   running.set(id, context);
+  if (isStreaming(userFunction)) return invokeStreaming(id, call, event, context);
   try {
     const returned = runAs(call, () => {
       if (oneAtATime) traceInEnvironment();
@@ -146,12 +152,41 @@ function invoke(id: number, call: Call): void {
   }
 }
 
+function invokeStreaming(id: number, call: Call, event: unknown, context: HandlerContext): void {
+  const { stream, result } = openResponseStream(
+    userFunction,
+    call.stream
+      ? (chunk, contentType) => {
+          writeChunk(writer, id, chunk, contentType);
+          schedule();
+        }
+      : undefined,
+  );
+  streams.set(id, stream);
+  void runAs(call, () => runStreaming(userFunction, event, stream, context))
+    .then(
+      () => {
+        if (!running.delete(id)) return;
+        writeResult(writer, id, { encoding: 'binary', ...result() });
+        schedule();
+      },
+      (error: unknown) => {
+        const fault = thrownFault(error);
+        sendFault(id, { ...fault, retryable: fault.retryable && !(error instanceof InvalidResponse) });
+      },
+    )
+    .finally(() => streams.delete(id));
+}
+
 function cancel(id: number, reason: string): void {
   // First: the handler's listener may do anything.
   writer.begin(frameType.stats, id).end();
   flush(false);
   const context = running.get(id);
-  if (context !== undefined) abort(context, new Error(reason));
+  if (context === undefined) return;
+  const error = new Error(reason);
+  abort(context, error);
+  streams.get(id)?.destroy(error);
 }
 
 function sendResult(id: number, value: unknown): void {
@@ -167,10 +202,9 @@ function sendResult(id: number, value: unknown): void {
   }
   // A second settlement of a strange thenable, and what comes after a fault, has no one to go to.
   if (!running.delete(id)) return;
-  writer.begin(frameType.result, id).u8(result.encoding === 'json' ? 0 : 1);
-  if (typeof result.data === 'string') writer.rawText(result.data).end();
   // A copy: the handler may write into its buffer again before it is sent.
-  else writer.raw(Buffer.from(result.data)).end();
+  const data = typeof result.data === 'string' ? result.data : Buffer.from(result.data);
+  writeResult(writer, id, { encoding: result.encoding, data });
   schedule();
 }
 

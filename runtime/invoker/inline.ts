@@ -17,6 +17,7 @@ import { currentRequestId, runAs } from './invoke-store.ts';
 import type { Invocation, Invoker, InvokerState } from './invoker.ts';
 import type { PoolOptions } from './pool.ts';
 import type { Call } from './protocol.ts';
+import { isStreaming, openResponseStream, runStreaming } from './response-stream.ts';
 import { Tail } from './tail.ts';
 import { thrownFault } from './thrown.ts';
 import { LoadError, loadUserFunction, preload, type UserFunction } from './user-function.ts';
@@ -105,14 +106,34 @@ export function openInline(options: PoolOptions): Invoker {
     const requestId = invocation.events.length === 1 ? first.id : randomUUID();
     const batch = invocation.batch === true || invocation.events.length > 1;
     const deadlineMs = monotonicMs() + invocation.deadline - Date.now();
-    const call: Call = { requestId, deadlineMs, batch, events: invocation.events };
+    const { onChunk } = invocation;
+    const stream = onChunk !== undefined;
+    const call: Call = { requestId, deadlineMs, batch, stream, events: invocation.events };
     const tail = invocation.tail ? new Tail(requestId, functionVersion) : undefined;
     if (tail) tails.set(requestId, tail);
     const cold = !used;
     used = true;
     const begun = monotonicMs();
     const context = new HandlerContext(facts, call);
-    const onAbort = () => abort(context, new Error('the caller went away'));
+    const response = isStreaming(userFunction)
+      ? openResponseStream(
+          userFunction,
+          onChunk &&
+            ((chunk, contentType) => {
+              // Ours to give away; the handler's to write over.
+              onChunk(Buffer.from(chunk), contentType).then(
+                () => response?.stream.taken(chunk.length),
+                (error: unknown) => cancel((error as Error).message),
+              );
+            }),
+        )
+      : undefined;
+    const cancel = (reason: string) => {
+      const error = new Error(reason);
+      abort(context, error);
+      response?.stream.destroy(error);
+    };
+    const onAbort = () => cancel('the caller went away');
     invocation.signal?.addEventListener('abort', onAbort, { once: true });
     if (invocation.signal?.aborted) onAbort();
 
@@ -120,7 +141,7 @@ export function openInline(options: PoolOptions): Invoker {
     const timer = setTimeout(
       () => {
         const reason = `the invocation took longer than ${options.timeoutMs} ms`;
-        abort(context, new Error(reason));
+        cancel(reason);
         const seconds = (options.timeoutMs / 1000).toFixed(2);
         const message = `RequestId: ${requestId} Error: Task timed out after ${seconds} seconds`;
         over.resolve({ kind: 'timedOut', fault: { code: 'Sandbox.Timedout', message } });
@@ -130,6 +151,10 @@ export function openInline(options: PoolOptions): Invoker {
     void runAs(call, async (): Promise<Ending> => {
       try {
         const event = batch ? batchEvent(call.events, region) : handlerEvent(first);
+        if (response) {
+          await runStreaming(userFunction, event, response.stream, context);
+          return { kind: 'returned', result: { encoding: 'binary', ...response.result() } };
+        }
         const { encoding, data } = encodeResult(await userFunction(event, context));
         return { kind: 'returned', result: { encoding, data: Buffer.from(data as string) } };
       } catch (error) {

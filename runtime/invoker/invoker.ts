@@ -1,5 +1,5 @@
 /** The contract between the event flow and what runs handlers. */
-import type { Outcome, TriggerEvent } from '../event.ts';
+import type { OnChunk, Outcome, TriggerEvent } from '../event.ts';
 
 export interface Invocation {
   /** One event, or a batch (SQS-shaped for the handler when there is more than one or `batch` is set). */
@@ -19,7 +19,8 @@ export interface Invocation {
    * of its end: an outcome with `suspects` > 1 is then no verdict yet.
    */
   readonly mayRunAgain?: boolean;
-  readonly onChunk?: (chunk: Uint8Array) => Promise<void>;
+  /** Absent: what a streaming handler writes comes as its result, up to the size that a result may have. */
+  readonly onChunk?: OnChunk;
 }
 
 /** The state a status needs: can invocations run now, and if not, why. */

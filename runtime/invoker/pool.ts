@@ -10,7 +10,14 @@ import { Deadlines, type Deadline } from './deadlines.ts';
 import { handlerEnvironment } from './environment.ts';
 import type { Invocation, Invoker, InvokerState } from './invoker.ts';
 import { nodeBinary } from './node-version.ts';
-import { maxPayloadBytes, type Call, type Init, type LogFrame } from './protocol.ts';
+import {
+  maxPayloadBytes,
+  ProtocolError,
+  streamWindowBytes,
+  type Call,
+  type Init,
+  type LogFrame,
+} from './protocol.ts';
 import { Tail } from './tail.ts';
 import { Worker, type RunEnd, type WorkerEvents } from './worker.ts';
 
@@ -81,6 +88,8 @@ interface Run extends Deadline {
   cold: boolean;
   worker: PoolWorker | undefined;
   id: number;
+  /** Bytes of its streamed response that nobody has read yet. */
+  unread: number;
   onAbort: (() => void) | undefined;
   /** It timed out, and whether its process still answers is not known yet. */
   expiredMs: number;
@@ -162,7 +171,13 @@ export function openPool(options: PoolOptions): Invoker {
       const deadlineMs = monotonicMs() + allowedMs;
       const run: Run = {
         invocation,
-        call: { requestId, deadlineMs, batch, events: invocation.events },
+        call: {
+          requestId,
+          deadlineMs,
+          batch,
+          stream: invocation.onChunk !== undefined,
+          events: invocation.events,
+        },
         tail: invocation.tail === true ? new Tail(requestId, functionVersion) : undefined,
         deadlineMs,
         allowedMs,
@@ -171,6 +186,7 @@ export function openPool(options: PoolOptions): Invoker {
         cold: false,
         worker: undefined,
         id: 0,
+        unread: 0,
         onAbort: undefined,
         expiredMs: 0,
         before: undefined,
@@ -340,6 +356,20 @@ export function openPool(options: PoolOptions): Invoker {
       place.doubt = place.doubtful.length > 0 ? startDoubt(worker) : undefined;
       settleRun(run, { kind: 'timedOut', fault: timedOut(run) });
       leaveIfDone(worker);
+    },
+    chunk(worker: PoolWorker, run, data, contentType) {
+      const { onChunk } = run.invocation;
+      run.unread += data.length;
+      if (onChunk === undefined || run.unread > streamWindowBytes) {
+        throw new ProtocolError('more of a response came than was asked for');
+      }
+      onChunk(data, contentType).then(
+        () => {
+          run.unread -= data.length;
+          worker.taken(run.id, data.length);
+        },
+        (error: unknown) => worker.cancel(run.id, (error as Error).message),
+      );
     },
     log(worker: PoolWorker, frame) {
       write(worker, frame);

@@ -3,7 +3,7 @@
  * u32 id, payload; little endian. `id` names the invocation; 0 is the process itself. Payloads of events
  * and results are raw bytes, the rest of the hot path is hand-packed, what is rare is JSON.
  */
-import type { SourceKind, TriggerEvent } from '../event.ts';
+import type { Result, SourceKind, TriggerEvent } from '../event.ts';
 import type { Encoding } from '../../crds/function.ts';
 import type { Fault } from '../errors.ts';
 import type { LogRecord } from '../log.ts';
@@ -12,7 +12,15 @@ export const protocolVersion = 1;
 export const maxPayloadBytes = 16 * 1024 * 1024;
 const headerBytes = 10;
 
-/** `stats` answers `cancel`: the event loop turns. `chunk`, `call` and `callResult` are reserved: no side sends them yet. */
+/** From this many bytes that nobody has read yet a streaming handler waits. */
+export const streamWindowBytes = 256 * 1024;
+/** Of a streamed response, in one frame. */
+export const maxChunkBytes = 64 * 1024;
+
+/**
+ * `chunk` goes both ways: part of a streamed response, and how many of its bytes were read. `stats`
+ * answers `cancel`: the event loop turns. `call` and `callResult` are reserved: no side sends them yet.
+ */
 export const frameType = {
   hello: 1,
   init: 2,
@@ -308,17 +316,21 @@ export interface Call {
   /** On the monotonic clock that all processes of a machine share; see clock.ts. */
   readonly deadlineMs: number;
   readonly batch: boolean;
+  /** Somebody reads a streamed response along. */
+  readonly stream: boolean;
   readonly events: readonly TriggerEvent[];
 }
 
 const sourceKinds: readonly SourceKind[] = ['nats', 'jetstream', 'mqtt', 'http', 'schedule', 'invoke'];
+const batchFlag = 1;
+const streamFlag = 2;
 const encodings: readonly Encoding[] = ['json', 'text', 'binary'];
 
 export function writeInvoke(writer: FrameWriter, id: number, call: Call): void {
   writer
     .begin(frameType.invoke, id)
     .f64(call.deadlineMs)
-    .u8(call.batch ? 1 : 0)
+    .u8((call.batch ? batchFlag : 0) | (call.stream ? streamFlag : 0))
     .string(call.requestId)
     .u32(call.events.length);
   for (const event of call.events) {
@@ -341,7 +353,7 @@ export function writeInvoke(writer: FrameWriter, id: number, call: Call): void {
 /** The events' `data` are views into the frame. */
 export function readInvoke(payload: FrameReader): Call {
   const deadlineMs = payload.f64();
-  const batch = payload.u8() === 1;
+  const flags = payload.u8();
   const requestId = payload.string();
   const count = payload.u32();
   const events: TriggerEvent[] = [];
@@ -359,7 +371,46 @@ export function readInvoke(payload: FrameReader): Call {
     const event = { id, trigger, kind, subject, time, attempt, headers, encoding, data: payload.bytes() };
     events.push(detail === '' ? event : { ...event, detail: JSON.parse(detail) as Record<string, unknown> });
   }
-  return { requestId, deadlineMs, batch, events };
+  return {
+    requestId,
+    deadlineMs,
+    batch: (flags & batchFlag) !== 0,
+    stream: (flags & streamFlag) !== 0,
+    events,
+  };
+}
+
+/** `data` may be written over as soon as this returns. */
+export function writeChunk(writer: FrameWriter, id: number, data: Uint8Array, contentType: string): void {
+  writer.begin(frameType.chunk, id).string(contentType).raw(Buffer.from(data)).end();
+}
+
+/** The bytes are a copy. */
+export function readChunk(payload: FrameReader): { contentType: string; data: Uint8Array } {
+  return { contentType: payload.string(), data: Buffer.from(payload.rest()) };
+}
+
+const resultTags = { json: 0, binary: 1, streamed: 2 } as const;
+
+/** What `data` holds must not change until it is sent. */
+export function writeResult(
+  writer: FrameWriter,
+  id: number,
+  { encoding, data, contentType }: Omit<Result, 'data'> & { data: Uint8Array | string },
+): void {
+  writer.begin(frameType.result, id);
+  if (contentType === undefined) writer.u8(resultTags[encoding]);
+  else writer.u8(resultTags.streamed).string(contentType);
+  if (typeof data === 'string') writer.rawText(data).end();
+  else writer.raw(data).end();
+}
+
+/** `data` is a view into the frame. */
+export function readResult(payload: FrameReader): Result {
+  const tag = payload.u8();
+  if (tag === resultTags.json) return { encoding: 'json', data: payload.rest() };
+  if (tag !== resultTags.streamed) return { encoding: 'binary', data: payload.rest() };
+  return { encoding: 'binary', contentType: payload.string(), data: payload.rest() };
 }
 
 /** How a handler process tells of an error: of an invocation, or of itself. */

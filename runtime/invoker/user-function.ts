@@ -6,6 +6,7 @@ import { pathToFileURL } from 'node:url';
 import type { Code, Fault } from '../errors.ts';
 import type { Context } from '../handler.ts';
 import { parseNodeOptions } from './node-options.ts';
+import { isResponseStreaming, isStreaming } from './response-stream.ts';
 import { thrownFault } from './thrown.ts';
 
 export type UserFunction = (event: unknown, context: Context) => unknown;
@@ -48,6 +49,13 @@ export async function loadUserFunction(root: string, handler: string): Promise<U
   const shown = `${relative(root, file)} ${found === undefined ? 'does not export' : 'exports no function named'}`;
   if (typeof found !== 'function') {
     throw new LoadError('Runtime.HandlerNotFound', `${shown} "${exportPath.join('.')}" (handler ${handler})`);
+  }
+  if (isStreaming(found)) {
+    if (isResponseStreaming(found)) return found as UserFunction;
+    throw new LoadError(
+      'Runtime.MalformedStreamingHandler',
+      `the handler ${handler} is marked for a kind of streaming that there is not: only "response", as awslambda.streamifyResponse sets it, is supported`,
+    );
   }
   if (found.length >= 3) {
     throw new LoadError(

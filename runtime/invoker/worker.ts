@@ -18,8 +18,10 @@ import {
   FrameWriter,
   frameType,
   ProtocolError,
+  readChunk,
   readFault,
   readLog,
+  readResult,
   writeInvoke,
   writeJson,
   type Call,
@@ -81,6 +83,8 @@ export interface WorkerEvents<Run> {
   ended(worker: Worker<Run>, run: Run, end: RunEnd): void;
   /** It took up the cancel frame of that id: its event loop turns. */
   answered(worker: Worker<Run>, id: number): void;
+  /** Part of a streamed response, the invocation's to keep. `worker.taken` says that it was read. */
+  chunk(worker: Worker<Run>, run: Run, data: Uint8Array, contentType: string): void;
   log(worker: Worker<Run>, frame: LogFrame): void;
   line(worker: Worker<Run>, line: string, stream: 'stdout' | 'stderr'): void;
   /** Last: nothing of the process is left. `runs` of the worker are those that were in flight. */
@@ -215,6 +219,13 @@ export class Worker<Run> {
     this.#schedule();
   }
 
+  /** So many bytes of an invocation's streamed response were read: as many more may come. */
+  taken(id: number, bytes: number): void {
+    if (this.state !== 'ready' || !this.runs.has(id)) return;
+    this.#writer.begin(frameType.chunk, id).u32(bytes).end();
+    this.#schedule();
+  }
+
   /** The process is to go, and nothing runs in it: it may tidy up for a moment. */
   terminate(): void {
     if (this.state === 'exited' || this.#killTimer !== undefined) return;
@@ -249,12 +260,15 @@ export class Worker<Run> {
 
   #onFrame(type: number, id: number, payload: FrameReader): void {
     if (type === frameType.result) {
-      const encoding = payload.u8() === 0 ? 'json' : 'binary';
-      this.#end(id, { kind: 'returned', result: { encoding, data: payload.rest() } });
+      this.#end(id, { kind: 'returned', result: readResult(payload) });
     } else if (type === frameType.fault) {
       const { retryable, ...fault } = readFault(payload);
       if (id === 0) this.#fail(fault);
       else this.#end(id, { kind: 'threw', fault, retryable });
+    } else if (type === frameType.chunk) {
+      const run = this.runs.get(id);
+      const { data, contentType } = readChunk(payload);
+      if (run !== undefined) this.#events.chunk(this, run, data, contentType);
     } else if (type === frameType.log) {
       this.#events.log(this, readLog(payload));
     } else if (type === frameType.stats) {

@@ -5,8 +5,9 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Delivery, Result, Settlement } from '../event.ts';
+import type { Delivery, Settlement } from '../event.ts';
 import { answerError, readBody } from '../server.ts';
+import { httpResponse, openHttpStream } from './http-response.ts';
 import { callerGone, RequestQueue } from './requests.ts';
 import type { OpenTrigger } from './trigger.ts';
 
@@ -22,6 +23,9 @@ export const openHttp: OpenTrigger<'http'> = (source, context) => {
     const id = randomUUID();
     const time = Date.now();
     const detail = httpDetail(request, rest || '/', id, time, name);
+    const warn = (problem: string) => context.log.warn({ requestId: id }, problem);
+    response.setHeader('x-amzn-requestid', id);
+    const stream = openHttpStream(response, (problem) => refuse(response, problem, warn));
     const delivery: Delivery = {
       event: {
         id,
@@ -38,9 +42,13 @@ export const openHttp: OpenTrigger<'http'> = (source, context) => {
       replies: true,
       redeliverable: false,
       signal,
+      onChunk: stream.onChunk,
       settle: async (settlement) => {
-        if (!response.destroyed)
-          answer(response, id, settlement, (problem) => context.log.warn({ requestId: id }, problem));
+        if (response.destroyed) return;
+        if (!stream.begun) answer(response, settlement, warn);
+        else if (settlement.kind === 'done') response.end();
+        // Whoever reads must not take what came for all of it.
+        else response.destroy();
       },
     };
     const busy = () =>
@@ -132,21 +140,12 @@ function clfTime(time: number): string {
   return `${day}/${month}/${year}:${clock} +0000`;
 }
 
-function answer(
-  response: ServerResponse,
-  id: string,
-  settlement: Settlement,
-  warn: (problem: string) => void,
-): void {
-  response.setHeader('x-amzn-requestid', id);
+function answer(response: ServerResponse, settlement: Settlement, warn: (problem: string) => void): void {
   if (settlement.kind === 'done') {
     const sent = settlement.result
       ? httpResponse(settlement.result)
       : { statusCode: 200, headers: [], body: '' };
-    if ('problem' in sent) {
-      warn(`the handler's response is not valid: ${sent.problem}`);
-      return answerStatus(response, 502);
-    }
+    if ('problem' in sent) return refuse(response, sent.problem, warn);
     for (const [header, value] of sent.headers) response.appendHeader(header, value);
     response.writeHead(sent.statusCode);
     return void response.end(sent.body);
@@ -157,6 +156,11 @@ function answer(
   }
   if (settlement.reason === 'Recursion') return answerStatus(response, 508);
   answerStatus(response, settlement.outcome === 'timedOut' ? 504 : 502);
+}
+
+function refuse(response: ServerResponse, problem: string, warn: (problem: string) => void): void {
+  warn(`the handler's response is not valid: ${problem}`);
+  answerStatus(response, 502);
 }
 
 const statusTexts: Record<number, string> = {
@@ -171,64 +175,3 @@ function answerStatus(response: ServerResponse, status: number): void {
   response.writeHead(status, { 'content-type': 'application/json' });
   response.end(JSON.stringify({ message: statusTexts[status] }));
 }
-
-type HttpResponse = { statusCode: number; headers: [string, string][]; body: string | Uint8Array };
-
-/** What a handler returned, as a response; without `statusCode` the value itself is the JSON body (format 2.0). */
-export function httpResponse(result: Result): HttpResponse | { problem: string } {
-  if (result.encoding === 'binary') {
-    return { statusCode: 200, headers: [['content-type', 'application/octet-stream']], body: result.data };
-  }
-  const text = Buffer.from(result.data.buffer, result.data.byteOffset, result.data.byteLength).toString();
-  const value: unknown = JSON.parse(text);
-  if (typeof value !== 'object' || value === null || !('statusCode' in value)) {
-    const body = typeof value === 'string' ? value : text;
-    return { statusCode: 200, headers: [['content-type', 'application/json']], body };
-  }
-  const given = value as Record<string, unknown>;
-  const statusCode = Number(given['statusCode']);
-  if (!Number.isInteger(statusCode) || statusCode < 200 || statusCode > 599) {
-    return { problem: `statusCode ${JSON.stringify(given['statusCode'])} is not 200 to 599` };
-  }
-  const headers: [string, string][] = [];
-  for (const field of ['headers', 'multiValueHeaders'] as const) {
-    const block = given[field] ?? {};
-    if (typeof block !== 'object' || Array.isArray(block)) return { problem: `${field} is not an object` };
-    for (const [header, values] of Object.entries(block as Record<string, unknown>)) {
-      if (!/^[\w!#$%&'*+.^`|~-]+$/.test(header)) return { problem: `header name ${JSON.stringify(header)}` };
-      for (const one of Array.isArray(values) ? values : [values]) {
-        if (/[\r\n\0]/.test(String(one)))
-          return { problem: `header ${header} has a line break in its value` };
-        if (!hopByHop.has(header.toLowerCase())) headers.push([header.toLowerCase(), String(one)]);
-      }
-    }
-  }
-  const cookies = given['cookies'] ?? [];
-  if (!Array.isArray(cookies)) return { problem: 'cookies is not an array' };
-  for (const cookie of cookies) {
-    if (/[\r\n\0]/.test(String(cookie))) return { problem: 'a cookie has a line break' };
-    headers.push(['set-cookie', String(cookie)]);
-  }
-  const body = given['body'] ?? '';
-  if (typeof body !== 'string')
-    return { problem: `body is ${typeof body}, not a string: use JSON.stringify` };
-  if (!headers.some(([header]) => header === 'content-type') && body !== '') {
-    headers.push(['content-type', 'application/json']);
-  }
-  return {
-    statusCode,
-    headers,
-    body: given['isBase64Encoded'] === true ? Buffer.from(body, 'base64') : body,
-  };
-}
-
-/** Belongs to one connection, not to the response (RFC 9110 7.6.1); content-length is ours to count. */
-const hopByHop = new Set([
-  'connection',
-  'keep-alive',
-  'transfer-encoding',
-  'upgrade',
-  'te',
-  'trailer',
-  'content-length',
-]);

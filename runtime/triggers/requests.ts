@@ -15,6 +15,13 @@ export function callerGone(response: ServerResponse): AbortSignal {
   return gone.signal;
 }
 
+/** Resolves when it left this process: what a slow client has not read yet is not piled up here. */
+export function written(response: ServerResponse, chunk: Uint8Array): Promise<void> {
+  return new Promise((resolve, reject) => {
+    response.write(chunk, (error) => (error ? reject(new Error('the caller went away')) : resolve()));
+  });
+}
+
 export class RequestQueue implements AsyncIterable<Delivery> {
   readonly #waiting: { delivery: Delivery; timer: NodeJS.Timeout }[] = [];
   readonly #asking: ((next: IteratorResult<Delivery>) => void)[] = [];

@@ -78,7 +78,7 @@ test('the path of a URL is decoded for matching; what is no path, or climbs, is 
 });
 
 test('our own doors are reserved with all that lies below them', () => {
-  for (const path of ['/atoll', '/atoll/v1/x', '/metrics', '/ns/a', '/2015-03-31/x'])
+  for (const path of ['/atoll', '/atoll/v1/x', '/metrics', '/ns/a', '/2015-03-31/x', '/2021-11-15/x'])
     expect(isReserved(path)).toBe(true);
   for (const path of ['/', '/atolls', '/metricsx', '/nsa']) expect(isReserved(path)).toBe(false);
 });

@@ -15,9 +15,11 @@ import {
   startFixture,
   testInvoker,
 } from '../../contracts/invoker.ts';
+import { testStreaming } from '../../contracts/streaming.ts';
 import { temporaryFolder } from '../../support/folder.ts';
 
 testInvoker(openPool, { loadedByNode: true });
+testStreaming(openPool);
 
 const mebibyte = 1024 * 1024;
 const gone = (pid: number) => vi.waitFor(() => expect(identify(pid)).toBeUndefined(), { timeout: 5_000 });

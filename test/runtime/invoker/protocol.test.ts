@@ -89,6 +89,7 @@ test('an invocation comes out as it went in: every kind, headers, detail, payloa
     requestId: word,
     deadlineMs: fc.double({ min: 0, max: 1e12, noNaN: true }),
     batch: fc.boolean(),
+    stream: fc.boolean(),
     events: fc.array(event, { minLength: 1, maxLength: 5 }),
   });
   fc.assert(

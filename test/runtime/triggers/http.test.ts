@@ -2,11 +2,12 @@ import { once } from 'node:events';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import { afterEach, expect, test } from 'vitest';
-import type { Delivery, Result, Settlement } from '../../../runtime/event.ts';
+import { preludeContentType, type Delivery, type Result, type Settlement } from '../../../runtime/event.ts';
 import { openLog } from '../../../runtime/log.ts';
 import { maxPayloadBytes } from '../../../runtime/config.ts';
 import { openServer } from '../../../runtime/server.ts';
-import { httpResponse, openHttp } from '../../../runtime/triggers/http.ts';
+import { openHttp } from '../../../runtime/triggers/http.ts';
+import { httpResponse } from '../../../runtime/triggers/http-response.ts';
 import { openInvoke } from '../../../runtime/triggers/invoke.ts';
 import type { TriggerContext } from '../../../runtime/triggers/trigger.ts';
 
@@ -276,4 +277,120 @@ test('the invoke door takes POST only, and answers 429 when no slot became free 
   const response = await fetch(base, { method: 'POST', body: '1' });
   expect(response.status).toBe(429);
   expect(response.headers.get('retry-after')).toBe('1');
+});
+
+const prelude = (head: unknown, rest = '') => Buffer.from(`${JSON.stringify(head)}${'\0'.repeat(8)}${rest}`);
+const streamed: Settlement = {
+  kind: 'done',
+  result: { encoding: 'binary', data: Buffer.alloc(0), contentType: preludeContentType },
+  report,
+};
+
+test('a streamed response is answered as it comes: first its head, then each piece, however its prelude is cut', async () => {
+  const head = { statusCode: 207, headers: { 'X-One': 1 }, cookies: ['s=1', 't=2'] };
+  const whole = prelude(head, 'one ');
+  for (const cut of [1, 5, whole.length - 12, whole.length - 8, whole.length - 4]) {
+    const { base, next } = await open('http');
+    const answered = fetch(`${base}/things`);
+    const { onChunk, settle } = await next();
+    await onChunk!(whole.subarray(0, cut), preludeContentType);
+    await onChunk!(whole.subarray(cut), preludeContentType);
+    const response = await answered;
+    expect(response.status).toBe(207);
+    expect(response.headers.get('x-one')).toBe('1');
+    expect(response.headers.get('content-type')).toBe('application/octet-stream');
+    expect(response.headers.getSetCookie()).toEqual(['s=1', 't=2']);
+    const body = response.body!.getReader();
+    expect(Buffer.from((await body.read()).value!).toString()).toBe('one ');
+    await onChunk!(Buffer.from('two'), preludeContentType);
+    expect(Buffer.from((await body.read()).value!).toString()).toBe('two');
+    await settle(streamed);
+    expect((await body.read()).done).toBe(true);
+  }
+});
+
+test('a streamed response without a prelude has status 200 and the content type that the handler set', async () => {
+  const { base, next } = await open('http');
+  const answered = fetch(`${base}/things`);
+  const delivery = await next();
+  await delivery.onChunk!(Buffer.from('data: 1\n\n'), 'text/event-stream');
+  const response = await answered;
+  expect(response.status).toBe(200);
+  expect(response.headers.get('content-type')).toBe('text/event-stream');
+  await delivery.settle(streamed);
+  expect(await response.text()).toBe('data: 1\n\n');
+});
+
+test('the head of a streamed response is out before the first byte of its body', async () => {
+  const { base, next } = await open('http');
+  const answered = fetch(`${base}/things`);
+  const delivery = await next();
+  await delivery.onChunk!(prelude({ statusCode: 202 }), preludeContentType);
+  const response = await answered;
+  expect(response.status).toBe(202);
+  await delivery.settle(streamed);
+  expect(await response.text()).toBe('');
+});
+
+test.each([
+  ['is no JSON', Buffer.from(`{"statusCode":${'\0'.repeat(8)}`)],
+  ['has no end', Buffer.alloc(20 * 1024, 'x')],
+  ['has a status that is none', prelude({ statusCode: 99 })],
+  ['splits the response', prelude({ headers: { a: 'b\r\nc: d' } })],
+  ['has a header that cannot be sent', prelude({ headers: { a: '€' } })],
+] as const)('a prelude that %s is answered 502, and nothing more is taken', async (_what, bytes) => {
+  const { base, next } = await open('http');
+  const answered = fetch(`${base}/things`);
+  const delivery = await next();
+  await expect(delivery.onChunk!(bytes, preludeContentType)).rejects.toThrow('not valid');
+  const response = await answered;
+  expect(response.status).toBe(502);
+  await expect(delivery.onChunk!(Buffer.from('x'), preludeContentType)).rejects.toThrow();
+  await delivery.settle(failed('threw'));
+  expect(await response.text()).not.toContain('x\r\n');
+});
+
+test('a streamed response that ends within its prelude is answered 502', async () => {
+  const { base, next } = await open('http');
+  const answered = fetch(`${base}/things`);
+  const delivery = await next();
+  await delivery.onChunk!(Buffer.from('{"statusCode"'), preludeContentType);
+  await delivery.settle(streamed);
+  expect((await answered).status).toBe(502);
+});
+
+test.each([failed('threw'), failed('timedOut'), failed('crashed'), comeLater])(
+  'a streamed response that failed in the middle is cut, not ended',
+  async (settlement) => {
+    const { base, next } = await open('http');
+    const answered = fetch(`${base}/things`);
+    const delivery = await next();
+    await delivery.onChunk!(Buffer.from('half of it'), 'text/plain');
+    const response = await answered;
+    await delivery.settle(settlement);
+    await expect(response.text()).rejects.toThrow('terminated');
+  },
+);
+
+test('a client that reads nothing is sent no more than the sockets hold', async () => {
+  const { base, next } = await open('http', 30);
+  const { hostname, port, pathname } = new URL(base);
+  const socket = connect(Number(port), hostname);
+  socket.pause();
+  socket.write(`GET ${pathname}/things HTTP/1.1\r\nhost: a\r\n\r\n`);
+  const { onChunk, signal, settle } = await next();
+  const chunk = Buffer.alloc(64 * 1024);
+  let sent = 0;
+  let stuck: Promise<void> | undefined;
+  for (; stuck === undefined && sent < 64 * 1024 * 1024; sent += chunk.length) {
+    const taken = onChunk!(chunk, 'text/plain');
+    const waits = await Promise.race([taken, new Promise<true>((resolve) => setTimeout(resolve, 500, true))]);
+    if (waits) stuck = taken;
+  }
+  expect(stuck).toBeDefined();
+  const aborted = once(signal as AbortSignal, 'abort');
+  socket.destroy();
+  await aborted;
+  await expect(stuck).rejects.toThrow('the caller went away');
+  await settle(failed('threw'));
 });
