@@ -66,7 +66,7 @@ export const errorCodes = {
   'Runtime.InitTimeout': {
     whose: 'yours',
     retryable: true,
-    text: 'Importing the handler module took longer than allowed.',
+    text: 'Importing the handler module took longer than 10 s, and longer than spec.timeoutSeconds.',
   },
   'Runtime.InvalidResponse': {
     whose: 'yours',

@@ -259,6 +259,11 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
         memory: (bytes) => parts.metrics.memory(bytes),
       },
     });
+    invoker.onState((state) => {
+      if (running?.invoker === invoker || state.ready || signal.aborted) return;
+      handlerState = state;
+      publish();
+    });
     try {
       await invoker.start();
       signal.throwIfAborted();

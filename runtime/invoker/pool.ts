@@ -21,7 +21,7 @@ import {
 import { Tail } from './tail.ts';
 import { Worker, type RunEnd, type WorkerEvents } from './worker.ts';
 
-/** Lambda's time for importing the handler module. */
+/** Lambda's init phase: importing the handler module may take as long, and as long as an invocation may. */
 export const defaultInitTimeoutMs = 10_000;
 /** What neighbours of a timed-out invocation get before their process is killed. */
 export const defaultGraceMs = 5_000;
@@ -103,6 +103,8 @@ interface Place {
   used: boolean;
   lastRequestId: string;
   readyMs: number;
+  /** Goes off when importing takes longer than Lambda's init phase. */
+  slow?: NodeJS.Timeout;
   grace?: NodeJS.Timeout;
   /** Timed out, in a process that has not said since whether it still answers. */
   doubtful: Run[];
@@ -122,9 +124,19 @@ export function openPool(options: PoolOptions): Invoker {
   const functionVersion = options.version.slice(0, 12);
   const memoryMiB = Math.floor(options.memoryBytes / mebibyte);
   const graceMs = options.graceMs ?? defaultGraceMs;
+  const initPhaseMs = options.initTimeoutMs ?? defaultInitTimeoutMs;
+  const initTimeoutMs = Math.max(initPhaseMs, options.timeoutMs);
   const wantedProcesses = options.processes + options.spareProcesses;
   /** How many may be starting at once: starting is work for a CPU. */
   const maxStarting = Math.max(1, availableParallelism());
+
+  const slowStart: InvokerState = {
+    ready: false,
+    reason: 'Starting',
+    message:
+      `importing the module of handler ${options.handler} takes longer than ${initPhaseMs / 1000} s; ` +
+      `it may take ${initTimeoutMs / 1000} s, as an invocation may`,
+  };
 
   const workers = new Set<PoolWorker>();
   /** Those of `workers` that take invocations; a list of its own because it is searched for every event. */
@@ -327,6 +339,7 @@ export function openPool(options: PoolOptions): Invoker {
   const events: WorkerEvents<Run> = {
     ready(worker: PoolWorker) {
       const place = worker.place!;
+      clearTimeout(place.slow);
       place.readyMs = monotonicMs();
       if (place.role === 'alone') return nextSuspect();
       if (place.role === 'retired') return worker.terminate();
@@ -393,6 +406,7 @@ export function openPool(options: PoolOptions): Invoker {
       const wasRole = place.role;
       workers.delete(worker);
       remove(active, worker);
+      clearTimeout(place.slow);
       clearTimeout(place.grace);
       clearTimeout(place.doubt);
       const runs = [...worker.runs.values()];
@@ -454,11 +468,16 @@ export function openPool(options: PoolOptions): Invoker {
         nodeBinary: binary,
         init,
         memoryBytes: options.memoryBytes,
-        initTimeoutMs: options.initTimeoutMs ?? defaultInitTimeoutMs,
+        initTimeoutMs,
       },
       events,
     );
     worker.place = { role, used: false, lastRequestId: '', readyMs: 0, doubtful: [] };
+    if (initTimeoutMs > initPhaseMs) {
+      worker.place.slow = setTimeout(() => {
+        if (worker.state === 'starting' && !state.ready && draining === undefined) enter(slowStart);
+      }, initPhaseMs).unref();
+    }
     workers.add(worker);
     memoryTimer ??= setInterval(lookAtMemory, memoryLookMs).unref();
     return worker;

@@ -240,8 +240,8 @@ let addon: string | undefined;
 let stream: ReturnType<typeof jetstream>;
 let neighbour: ReturnType<typeof startNeighbour>;
 let journal: Journal<{ n: number }>;
-/** Takes 20 s to import, all the while. */
-const slow = () => configOf({ fixture: 'slow-import' }, 'slow');
+/** Takes 20 s to import, all the while; with more than that as its timeout it would be let. */
+const slow = () => configOf({ fixture: 'slow-import', spec: { timeoutSeconds: 3 } }, 'slow');
 
 const neighbourConfig = () =>
   functionConfig(

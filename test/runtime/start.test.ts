@@ -175,3 +175,23 @@ test('/metrics has every figure of a function, and no subject, topic or id as a 
   expect(body).not.toContain('orders.secret');
   expect(body).not.toContain('ORDERS');
 });
+
+test('with timeoutSeconds: 30 a handler may import for 11 s, and the status says that it takes long', async () => {
+  const slow = functionConfig(
+    'slow',
+    'await new Promise((resolve) => setTimeout(resolve, 11_000)); export const handler = () => "at last";',
+    { spec: { timeoutSeconds: 30 } },
+  );
+  const host = await startedHost([slow]);
+  const said = new Set<string>();
+  for await (const line of await host.watch()) {
+    if (!('function' in line)) continue;
+    const { ready, reason, message } = line.function.handler;
+    said.add(`${reason}: ${message}`);
+    if (ready) break;
+  }
+  expect([...said]).toContain(
+    'Starting: importing the module of handler index.handler takes longer than 10 s; it may take 30 s, as an invocation may',
+  );
+  expect(await host.invoke('slow')).toBe('at last');
+}, 60_000);

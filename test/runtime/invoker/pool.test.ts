@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { build } from 'esbuild';
 import { expect, test, vi } from 'vitest';
@@ -516,12 +516,61 @@ test.for([
   ['spins-at-import', 'Runtime.InitTimeout', 'longer than 200 ms'],
   ['exits-at-import', 'Runtime.ExitError', 'exit code 5 while the module'],
 ] as const)('refuses to start %s: %s', async ([name, code, said]) => {
-  const { invoker } = openFixture(openPool, name, { initTimeoutMs: 200 });
+  const { invoker } = openFixture(openPool, name, { initTimeoutMs: 100, timeoutMs: 200 });
   await expect(invoker.start()).rejects.toMatchObject({
     code,
     message: expect.stringContaining(said) as string,
   });
   expect(invoker.state).toMatchObject({ ready: false, reason: code });
+});
+
+test('an import that takes longer than the init phase may take as long as an invocation, and the state says so', async () => {
+  const { invoker, call } = openFixture(openPool, 'slow-import', {
+    initTimeoutMs: 100,
+    timeoutMs: 20_000,
+    env: { IMPORT_MS: '1000' },
+  });
+  const states: InvokerState[] = [];
+  invoker.onState((state) => states.push(state));
+  // Who calls meanwhile waits for it.
+  const early = call({});
+  await invoker.start();
+  expect(states).toEqual([
+    {
+      ready: false,
+      reason: 'Starting',
+      message:
+        'importing the module of handler index.handler takes longer than 0.1 s; it may take 20 s, as an invocation may',
+    },
+    { ready: true, reason: 'Ready', message: '' },
+  ]);
+  expect(returned(await early)).toBe('late');
+});
+
+test('after a crash, callers of a function whose import hangs are told so at their deadline, and it is tried again', async () => {
+  const flag = join(await temporaryFolder(), 'hang');
+  const { invoker, call, records } = openFixture(openPool, 'slow-import', {
+    timeoutMs: 1_000,
+    initTimeoutMs: 100,
+    env: { IMPORT_MS: '0', HANG_IF: flag },
+  });
+  await invoker.start();
+  await writeFile(flag, '');
+  expect(await call({ exit: true })).toMatchObject({ kind: 'crashed', suspects: 1 });
+  const told = await call({});
+  expect(told).toMatchObject({ kind: 'crashed', suspects: 0 });
+  await vi.waitFor(() => expect(invoker.state).toMatchObject({ reason: 'Runtime.InitTimeout' }), 10_000);
+  expect((await call({})).kind).toBe('crashed');
+  await rm(flag);
+  await vi.waitFor(() => expect(invoker.state.ready).toBe(true), 20_000);
+  expect(returned(await call({}))).toBe('late');
+  const waits = records.filter(({ message }) => message === 'handler process did not start');
+  expect(waits.length).toBeGreaterThan(0);
+});
+
+test('an invocation that runs alone has its whole time, however long its process takes to start', async () => {
+  const { call } = await startFixture(openPool, 'slow-import', { timeoutMs: 300, env: { IMPORT_MS: '600' } });
+  expect(returned(await call({}, { alone: true }))).toBe('late');
 });
 
 test('processes that die idle again and again are restarted ever more slowly, and the state says why', async () => {
