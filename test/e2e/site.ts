@@ -22,6 +22,8 @@ export interface SiteOptions {
   readonly args?: readonly string[];
   /** On top of ours. */
   readonly env?: Readonly<Record<string, string | undefined>>;
+  /** Holds the site's own. Default: a temporary one. */
+  readonly folder?: string;
   readonly closing?: Closing;
 }
 
@@ -79,7 +81,7 @@ export interface Site {
 }
 
 export async function startSite(options: SiteOptions = {}): Promise<Site> {
-  const folder = await temporaryFolder({ closing: options.closing });
+  const folder = options.folder ?? (await temporaryFolder({ closing: options.closing }));
   const site = siteIn(folder, options);
   await site.start();
   return site;

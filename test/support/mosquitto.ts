@@ -3,6 +3,7 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import type { Closing } from './closing.ts';
 import { temporaryFolder } from './folder.ts';
+import type { Place } from './place.ts';
 import { freePort } from './ports.ts';
 import { requireTool } from './requirement.ts';
 import { startServer, withFacts } from './server.ts';
@@ -15,6 +16,8 @@ export interface MosquittoOptions {
   storeDir?: string;
   /** Further lines for the configuration file, in mosquitto's own syntax. */
   config?: string;
+  /** Loopback by default. */
+  place?: Place;
   closing?: Closing;
 }
 
@@ -29,7 +32,8 @@ export interface MosquittoServer extends Server {
  * autosave: `config: 'autosave_interval 1\nautosave_on_changes true'` has it save at every change.
  */
 export async function startMosquitto(options: MosquittoOptions = {}): Promise<MosquittoServer> {
-  const { closing } = options;
+  const { place, closing } = options;
+  const host = place?.host ?? '127.0.0.1';
   const command = await requireTool('mosquitto');
   const folder = await temporaryFolder({ closing });
   const storeDir = options.storeDir ?? join(folder, 'store');
@@ -42,7 +46,7 @@ export async function startMosquitto(options: MosquittoOptions = {}): Promise<Mo
       choosePorts: async () => options.port ?? (await freePort()),
       prepare: async (port) => {
         const lines = [
-          `listener ${port} 127.0.0.1`,
+          `listener ${port} ${place === undefined ? host : '0.0.0.0'}`,
           'allow_anonymous true',
           'persistence true',
           `persistence_location ${storeDir}/`,
@@ -54,21 +58,22 @@ export async function startMosquitto(options: MosquittoOptions = {}): Promise<Mo
           options.config ?? '',
         ];
         await writeFile(configFile, lines.join('\n') + '\n');
-        return { command, args: ['-c', configFile] };
+        const launch = { command, args: ['-c', configFile] };
+        return place?.enter(launch) ?? launch;
       },
       ready: async (process, port) => {
         await process.line(/mosquitto version .* running/);
-        await process.until('it took a connection', () => accepts(port));
+        await process.until('it took a connection', () => accepts(host, port));
       },
     },
     { closing },
   );
-  return withFacts(server, { url: `mqtt://127.0.0.1:${server.ports}`, port: server.ports, storeDir });
+  return withFacts(server, { url: `mqtt://${host}:${server.ports}`, port: server.ports, storeDir });
 }
 
-function accepts(port: number): Promise<true | undefined> {
+function accepts(host: string, port: number): Promise<true | undefined> {
   const { promise, resolve, reject } = Promise.withResolvers<true>();
-  const socket = connect({ host: '127.0.0.1', port });
+  const socket = connect({ host, port });
   socket.once('error', reject);
   socket.once('connect', () => {
     socket.destroy();

@@ -5,6 +5,7 @@ import type { NatsConnection, NodeConnectionOptions } from '@nats-io/transport-n
 import { closeLater } from './closing.ts';
 import type { Closing } from './closing.ts';
 import { temporaryFolder } from './folder.ts';
+import type { Place } from './place.ts';
 import { freePort } from './ports.ts';
 import type { RunningProcess } from './process.ts';
 import { requireTool } from './requirement.ts';
@@ -31,6 +32,8 @@ export interface NatsOptions {
   serverName?: string;
   /** Further lines for the configuration file, in nats-server's own syntax. */
   config?: string;
+  /** Loopback by default. */
+  place?: Place;
   closing?: Closing;
 }
 
@@ -58,7 +61,9 @@ interface Ports {
 }
 
 export async function startNats(options: NatsOptions = {}): Promise<NatsServer> {
-  const { jetstream = true, domain, mqtt = false, websocket = false, hub = false, closing } = options;
+  const { jetstream = true, domain, mqtt = false, websocket = false, hub = false, place, closing } = options;
+  const host = place?.host ?? '127.0.0.1';
+  const listen = place === undefined ? host : '0.0.0.0';
   if (mqtt && !jetstream) throw new Error('startNats: mqtt needs JetStream, and jetstream is false');
   const command = await requireTool('nats-server');
   const folder = await temporaryFolder({ closing });
@@ -78,28 +83,29 @@ export async function startNats(options: NatsOptions = {}): Promise<NatsServer> 
       }),
       prepare: async (ports) => {
         const leaf = [
-          ports.leaf === undefined ? '' : `listen: "127.0.0.1:${ports.leaf}", no_advertise: true`,
+          ports.leaf === undefined ? '' : `listen: "${listen}:${ports.leaf}", no_advertise: true`,
           options.leafOf === undefined ? '' : `remotes: [{ url: "${options.leafOf}" }]`,
         ].filter((part) => part !== '');
         const lines = [
           `server_name: "${serverName}"`,
-          `listen: "127.0.0.1:${ports.client}"`,
-          `http: "127.0.0.1:${ports.monitor}"`,
+          `listen: "${listen}:${ports.client}"`,
+          `http: "${listen}:${ports.monitor}"`,
           `max_payload: ${options.maxPayload ?? 8 * 1024 * 1024}`,
           jetstream
             ? `jetstream { store_dir: ${JSON.stringify(storeDir)}${domain ? `, domain: "${domain}"` : ''} }`
             : '',
-          ports.mqtt === undefined ? '' : `mqtt { listen: "127.0.0.1:${ports.mqtt}" }`,
+          ports.mqtt === undefined ? '' : `mqtt { listen: "${listen}:${ports.mqtt}" }`,
           ports.websocket === undefined
             ? ''
-            : `websocket { listen: "127.0.0.1:${ports.websocket}", no_tls: true }`,
+            : `websocket { listen: "${listen}:${ports.websocket}", no_tls: true }`,
           leaf.length === 0 ? '' : `leafnodes { ${leaf.join(', ')} }`,
           options.config ?? '',
         ];
         await writeFile(configFile, lines.filter((line) => line !== '').join('\n') + '\n', { mode: 0o600 });
-        return { command, args: ['--config', configFile] };
+        const launch = { command, args: ['--config', configFile] };
+        return place?.enter(launch) ?? launch;
       },
-      ready: (process, ports) => untilHealthy(process, `http://127.0.0.1:${ports.monitor}`, serverName),
+      ready: (process, ports) => untilHealthy(process, `http://${host}:${ports.monitor}`, serverName),
     },
     { closing },
   );
@@ -109,22 +115,22 @@ export async function startNats(options: NatsOptions = {}): Promise<NatsServer> 
     if (port === undefined) throw new Error(`this nats-server was started without { ${option}: true }`);
     return port;
   };
-  const url = `nats://127.0.0.1:${ports.client}`;
+  const url = `nats://${host}:${ports.client}`;
   return withFacts(server, {
     url,
     port: ports.client,
-    monitorUrl: `http://127.0.0.1:${ports.monitor}`,
+    monitorUrl: `http://${host}:${ports.monitor}`,
     get mqttPort() {
       return asked(ports.mqtt, 'mqtt');
     },
     get mqttUrl() {
-      return `mqtt://127.0.0.1:${asked(ports.mqtt, 'mqtt')}`;
+      return `mqtt://${host}:${asked(ports.mqtt, 'mqtt')}`;
     },
     get websocketUrl() {
-      return `ws://127.0.0.1:${asked(ports.websocket, 'websocket')}`;
+      return `ws://${host}:${asked(ports.websocket, 'websocket')}`;
     },
     get leafUrl() {
-      return `nats-leaf://127.0.0.1:${asked(ports.leaf, 'hub')}`;
+      return `nats-leaf://${host}:${asked(ports.leaf, 'hub')}`;
     },
     serverName,
     storeDir,

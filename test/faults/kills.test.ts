@@ -1,0 +1,4 @@
+import { kills } from './faults.ts';
+import { testFault } from './fire.ts';
+
+for (const fault of kills) testFault(fault);

@@ -1,0 +1,108 @@
+/**
+ * A network namespace with two ways into it, of which one can be cut as a cable is: what is sent there vanishes, and
+ * nobody is told. The addresses are of RFC 2544's range for tests, and nothing leaves the machine.
+ */
+import { execFileSync } from 'node:child_process';
+import { randomInt } from 'node:crypto';
+import { closeLater, type Closing } from './closing.ts';
+import type { Place } from './place.ts';
+
+export interface Network {
+  /** `host` always answers; `siteHost` only while it is not cut. */
+  readonly place: Place & { readonly siteHost: string };
+  /** Packets of both directions are dropped from now on. */
+  cut(): void;
+  heal(): void;
+}
+
+interface Way {
+  readonly outside: string;
+  readonly inside: string;
+  readonly outsideAddress: string;
+  readonly insideAddress: string;
+}
+
+/** Nobody has it, so a frame that is sent to it is dropped by whoever gets it (packet type "other host"). */
+const nobody = '02:00:00:00:00:01';
+
+/** Why there can be none here, or undefined when there can. In CI this throws instead. */
+export function missingNetwork(): string | undefined {
+  try {
+    const name = `atoll-${process.pid}-${randomInt(1e6)}`;
+    ip('netns', 'add', name);
+    ip('netns', 'del', name);
+    return undefined;
+  } catch (error) {
+    const reason = `network namespaces need root and the program "ip" (Debian: iproute2): ${String(error)}`;
+    if (process.env['CI'] === 'true') throw new Error(reason, { cause: error });
+    process.stderr.write(`Skipped: ${reason}\n`);
+    return reason;
+  }
+}
+
+export function startNetwork(options: { closing?: Closing | undefined } = {}): Network {
+  // Interface names have 15 characters at most.
+  const id = randomInt(0, 2 ** 13);
+  const name = `atoll-${process.pid}-${id}`;
+  ip('netns', 'add', name);
+  // With the namespace go the interfaces in it, and with them their other ends.
+  closeLater(async () => void ip('netns', 'del', name), options.closing);
+  ip('-n', name, 'link', 'set', 'lo', 'up');
+  const [test, site] = [openWay(name, id, 0), openWay(name, id, 1)];
+  connectWay(name, test);
+  connectWay(name, site);
+  return {
+    place: {
+      host: test.insideAddress,
+      siteHost: site.insideAddress,
+      enter: ({ command, args }) => ({
+        command: 'nsenter',
+        args: [`--net=/run/netns/${name}`, command, ...args],
+      }),
+    },
+    cut() {
+      neighbour([], site.outside, site.insideAddress, nobody);
+      neighbour(['-n', name], site.inside, site.outsideAddress, nobody);
+    },
+    heal: () => connectWay(name, site),
+  };
+}
+
+function openWay(namespace: string, id: number, which: 0 | 1): Way {
+  const number = (id * 2 + which) * 4;
+  const address = (last: number): string =>
+    `198.${18 + (number >> 16)}.${(number >> 8) & 255}.${(number & 255) + last}`;
+  const way: Way = {
+    outside: `at${id}o${which}`,
+    inside: `at${id}i${which}`,
+    outsideAddress: address(1),
+    insideAddress: address(2),
+  };
+  ip('link', 'add', way.outside, 'type', 'veth', 'peer', 'name', way.inside, 'netns', namespace);
+  ip('address', 'add', `${way.outsideAddress}/30`, 'dev', way.outside);
+  ip('link', 'set', way.outside, 'up');
+  ip('-n', namespace, 'address', 'add', `${way.insideAddress}/30`, 'dev', way.inside);
+  ip('-n', namespace, 'link', 'set', way.inside, 'up');
+  return way;
+}
+
+/** Addresses of hardware are told by hand: a question for them that nobody answers would be an error, not a silence. */
+function connectWay(namespace: string, way: Way): void {
+  const hardware = (within: string[], device: string): string => {
+    const [link] = JSON.parse(ip(...within, '-json', 'link', 'show', device)) as [{ address: string }];
+    return link.address;
+  };
+  neighbour([], way.outside, way.insideAddress, hardware(['-n', namespace], way.inside));
+  neighbour(['-n', namespace], way.inside, way.outsideAddress, hardware([], way.outside));
+}
+
+function neighbour(within: string[], device: string, address: string, hardware: string): void {
+  ip(...within, 'neighbour', 'replace', address, 'lladdr', hardware, 'dev', device, 'nud', 'permanent');
+}
+
+function ip(...args: string[]): string {
+  return execFileSync('ip', args, {
+    encoding: 'utf8',
+    env: { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` },
+  });
+}
