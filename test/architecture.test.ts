@@ -137,7 +137,8 @@ test('every test file lies where its source does', () => {
   const wrong = files
     .filter((file) => file.startsWith('test/') && file.endsWith('.test.ts') && !free.has(file))
     .filter(
-      (file) => !sources.includes(file.split('/')[1] ?? '') && !/^test\/(e2e|support|contracts)\//.test(file),
+      (file) =>
+        !sources.includes(file.split('/')[1] ?? '') && !/^test\/(e2e|faults|support|contracts)\//.test(file),
     );
   expect(wrong).toEqual([]);
 });

@@ -109,6 +109,15 @@ export const tools = {
     binary: 'mosquitto_sub',
     accepted: { versionArguments: ['--version'], pattern: /version (\d+\.\d+\.\d+)/, atLeast: '2.0.0' },
   },
+  faketime: {
+    version: '0.9.10',
+    kind: 'debian',
+    packages: ['faketime'],
+    purpose: 'clocks that jump; tests',
+    binary: 'faketime',
+    usualSeconds: 15,
+    accepted: { versionArguments: ['--version'], pattern: /Version (\d+\.\d+\.\d+)/, atLeast: '0.9.8' },
+  },
 } as const satisfies Record<string, Tool>;
 
 export type ToolName = keyof typeof tools;

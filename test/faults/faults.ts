@@ -1,8 +1,13 @@
 /** Every fault, in one table: `nothing is lost when …`. A new one is an entry here. */
 import { setTimeout as pause } from 'node:timers/promises';
+import { join } from 'node:path';
 import { isSameProcess } from '../../runtime/process/identity.ts';
 import { until } from '../e2e/site.ts';
-import type { Fault, Part, World } from './fire.ts';
+import type { Closing } from '../support/closing.ts';
+import { startDisk } from '../support/disk.ts';
+import { startNetwork } from '../support/network.ts';
+import { startClock } from './clock.ts';
+import type { Arrangement, Fault, Part, World } from './fire.ts';
 import { scale } from './scale.ts';
 
 /** kill -9 in the middle of the work, several times; mosquitto is asked to end, since it promises no more. */
@@ -51,7 +56,98 @@ export const freezes: readonly Fault[] = [
   },
 ];
 
-function kill(part: Part): Fault['strike'] {
+/** Between the site and both of its brokers packets are dropped, not refused. */
+export const cuts: readonly Fault[] = [
+  {
+    name: 'the network to NATS and MQTT is cut',
+    nats: 'apart',
+    arrange: behindNetwork(({ cut, heal }) => async () => {
+      cut();
+      await pause(scale.faultMs);
+      heal();
+    }),
+  },
+  {
+    name: 'connections to NATS and MQTT are half open',
+    nats: 'apart',
+    mqtt: 5,
+    // Both brokers come back without the connections that the site still believes in.
+    arrange: behindNetwork(({ cut, heal }) => async ({ nats, mosquitto }) => {
+      cut();
+      await Promise.all([
+        nats?.kill().then(() => nats.restart()),
+        mosquitto?.stop().then(() => mosquitto.restart()),
+        pause(scale.faultMs),
+      ]);
+      heal();
+    }),
+  },
+];
+
+/** Not a byte fits any more, for a while. */
+export const fullDisks: readonly Fault[] = [
+  {
+    name: 'the disk of mosquitto is full, and it is stopped when there is space again',
+    arrange: async (closing) => {
+      const disk = await startDisk({ megabytes: diskMegabytes, closing });
+      return {
+        mosquittoStoreDir: join(disk.path, 'store'),
+        // It tries to save all the time, and fails.
+        mosquittoConfig: 'autosave_interval 100\nautosave_on_changes true',
+        async strike(world) {
+          await fillFor(disk)();
+          await restartMosquitto(world);
+        },
+      };
+    },
+  },
+];
+
+/** Of the site's own processes; brokers and senders keep theirs. */
+export const clockJumps: readonly Fault[] = [
+  { name: 'the clock jumps an hour ahead', arrange: jumping('+1h') },
+  { name: 'the clock jumps an hour back', mqtt: 'nats-server', arrange: jumping('-1h') },
+];
+
+/** Holds what the flows leave in JetStream, with room to spare. */
+const diskMegabytes = scale.events > 10_000 ? 1_024 : 192;
+
+function behindNetwork(
+  strike: (network: ReturnType<typeof startNetwork>) => Required<Arrangement>['strike'],
+): Required<Fault>['arrange'] {
+  return async (closing) => {
+    const network = startNetwork({ closing });
+    return { place: network.place, strike: strike(network) };
+  };
+}
+
+function fillFor(disk: Awaited<ReturnType<typeof startDisk>>): () => Promise<void> {
+  return async () => {
+    disk.fill();
+    await pause(scale.faultMs);
+    disk.free();
+  };
+}
+
+function jumping(offset: '+1h' | '-1h'): Required<Fault>['arrange'] {
+  return async (closing: Closing) => {
+    const clock = await startClock({ closing });
+    return {
+      env: clock.env,
+      async strike({ site }) {
+        await clock.jump(offset);
+        await until('the site believes it', async () => {
+          const told = Date.parse((await site.fetch('/')).headers.get('date') ?? '');
+          return Math.abs(told - Date.now()) > 50 * 60_000 || undefined;
+        });
+        await pause(scale.faultMs);
+        await clock.jump('+0');
+      },
+    };
+  };
+}
+
+function kill(part: Part): Required<Fault>['strike'] {
   return async (world) => {
     const victim = await find(world, part);
     process.kill(victim.pid, 'SIGKILL');
@@ -59,7 +155,7 @@ function kill(part: Part): Fault['strike'] {
   };
 }
 
-function freeze(part: Part): Fault['strike'] {
+function freeze(part: Part): Required<Fault>['strike'] {
   return async (world) => {
     const { pid } = await find(world, part);
     process.kill(pid, 'SIGSTOP');

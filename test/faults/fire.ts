@@ -53,9 +53,7 @@ export interface Fault {
   /** Before anything is started. */
   arrange?(closing: Closing): Promise<Arrangement>;
   /** At a random moment of the flows. Resolves when what it did is undone, where it has to be. */
-  strike(world: World, arrangement: Arrangement): Promise<void>;
-  /** Further expectations, when the books are closed. */
-  after?(world: World, arrangement: Arrangement): Promise<void>;
+  strike?(world: World): Promise<void>;
 }
 
 export interface Arrangement {
@@ -65,11 +63,12 @@ export interface Arrangement {
   readonly folder?: string;
   /** Where servers listen that are not the site's. Default: loopback. */
   readonly place?: Place;
-  /** Of servers that are not the site's. */
-  readonly storeDir?: string;
+  /** Default: temporary folders. */
+  readonly natsStoreDir?: string;
+  readonly mosquittoStoreDir?: string;
   readonly mosquittoConfig?: string;
+  /** Where the fault itself has none. */
   strike?(world: World): Promise<void>;
-  undo?(): Promise<void>;
 }
 
 type Found = Record<FlowName, Entry>;
@@ -129,13 +128,12 @@ async function underFire(fault: Fault, closing: Closing): Promise<void> {
       scale.closingMs,
     );
     await pause(random.between(0, 100));
-    await fault.strike(world, arrangement);
+    await (fault.strike ?? arrangement.strike)?.(world);
   }
   await sent;
   const calls = await callers.stop();
   const accepted = performance.now();
   const entries = await close(fault, books);
-  await fault.after?.(world, arrangement);
   const closed = performance.now();
   const took = [flowing - began, accepted - flowing, closed - accepted];
   print(fault, entries, calls, random, took);
@@ -157,16 +155,20 @@ async function startWorld(
   random: Random,
   closing: Closing,
 ): Promise<World> {
-  const { place, storeDir, folder } = arrangement;
-  const apart = { closing, ...(place && { place }), ...(storeDir !== undefined && { storeDir }) };
+  const { place, natsStoreDir, mosquittoStoreDir, folder } = arrangement;
+  const apart = { closing, ...(place && { place }) };
   const mosquitto =
     fault.mqtt === 'nats-server'
       ? undefined
       : await startMosquitto({
           ...apart,
+          ...(mosquittoStoreDir !== undefined && { storeDir: mosquittoStoreDir }),
           ...(arrangement.mosquittoConfig !== undefined && { config: arrangement.mosquittoConfig }),
         });
-  const nats = fault.nats === 'apart' ? await startNats(apart) : undefined;
+  const nats =
+    fault.nats === 'apart'
+      ? await startNats({ ...apart, ...(natsStoreDir !== undefined && { storeDir: natsStoreDir }) })
+      : undefined;
   const args = [
     ...(mosquitto ? ['--mqtt', siteUrl(mosquitto.url, place)] : []),
     ...(nats ? ['--nats', siteUrl(nats.url, place)] : []),
