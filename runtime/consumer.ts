@@ -243,9 +243,14 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
       return yieldEvent({ ...event, attempt: 1 }, key, entry, record, false);
     }
     const ready = prepare(event, count, record).then(
-      ({ attempt, refuse, recorded }) => {
+      async ({ attempt, refuse, recorded }) => {
+        if (closed || demand.size === 0) {
+          // Its mark says that it was handed out, which it was not: with one attempt it would be Interrupted.
+          const unrun: Settlement = { kind: 'retry', delayMs: 0, failed: false };
+          await settle(unrun, { ...event, attempt }, key, entry, record, recorded && !refuse);
+          return void preparing.delete(ready);
+        }
         preparing.delete(ready);
-        if (closed || demand.size === 0) return giveBack(key, entry, 0);
         yieldEvent({ ...event, attempt }, key, entry, record, recorded, refuse);
       },
       (error: unknown) => {

@@ -320,6 +320,8 @@ test('at the close what was pulled and not yielded goes back at once', async () 
   expect(performance.now() - begun).toBeLessThan(5_000);
   const texts = [...taken.map((one) => one.value as Delivery), ...rest].map(textOf);
   expect(new Set(texts).size).toBe(10);
+  // Their marks went with them: none was in a handler.
+  expect(rest.filter(({ refuse }) => refuse !== undefined)).toEqual([]);
 });
 
 test('attempts survive the host: another one goes on counting', async () => {
