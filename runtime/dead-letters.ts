@@ -221,7 +221,7 @@ export function openDeadLetters(
         const subject = deadSubject(site, target, event.trigger);
         const limit = (nc.info?.max_payload ?? Infinity) - spareBytes;
         const { headers, data } = asDeadLetter(event, fault, reason, meta, limit);
-        const msgID = messageId(target, event.trigger, event.id, redriveOf(event));
+        const msgID = messageId(target, event, redriveOf(event));
         const publish = () => jetstream(nc).publish(subject, data, { headers, msgID, timeout: putTimeoutMs });
         try {
           await publish();

@@ -100,7 +100,7 @@ export function openInbox(link: NatsLink, options: { site: string; log: Log }): 
   return {
     async put(target, event, { redrive = 0 } = {}) {
       const subject = inboxSubject(site, target, event.trigger);
-      const id = messageId(target, event.trigger, event.id, redrive);
+      const id = messageId(target, event, redrive);
       const carried = redrive === 0 ? event : redriven(event, redrive);
       // Just opened, or just connected again: the stream is on its way.
       if (!ready && ensuring) await Promise.race([ensuring, pause(putTimeoutMs)]);
@@ -153,15 +153,16 @@ export function inboxConsumer({ namespace, name }: { namespace: string; name: st
 
 /**
  * What JetStream tells repeated messages by. It names function and trigger too: ids are unique only among the events
- * of one trigger (two functions may consume one stream), while JetStream compares them over the whole stream.
+ * of one trigger (two functions may consume one stream), while JetStream compares them over the whole stream. And it
+ * says when a stream stored the event: one that is deleted and made anew counts from 1 again.
  */
 export function messageId(
   { namespace, name }: { namespace: string; name: string },
-  trigger: string,
-  eventId: string,
+  { id, trigger, kind, time, headers }: Pick<TriggerEvent, 'id' | 'trigger' | 'kind' | 'time' | 'headers'>,
   redrive: number,
 ): string {
-  return `${namespace}.${name}.${trigger}/${headerSafe(eventId)}/${redrive}`;
+  const stored = kind === 'jetstream' ? `@${headerSafe(headers['Atoll-First-Time'] ?? String(time))}` : '';
+  return `${namespace}.${name}.${trigger}/${headerSafe(id)}${stored}/${redrive}`;
 }
 
 /** How often the event was redriven before this. */

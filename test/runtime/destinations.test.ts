@@ -6,7 +6,7 @@ import { maxHops } from '../../runtime/host.ts';
 import { closeLater } from '../support/closing.ts';
 import { startMosquitto } from '../support/mosquitto.ts';
 import { startNats } from '../support/nats.ts';
-import { functionConfig, startedHost } from './started-host.ts';
+import { functionConfig, onNats, startedHost } from './started-host.ts';
 
 const shouting = `exports.handler = (event) => {
   if (event.fail) throw new TypeError('no');
@@ -31,16 +31,14 @@ async function listen(client: NatsConnection, subject: string): Promise<() => Pr
 }
 
 test('what nobody waits for goes on in Lambda’s envelope, result or fault, one hop further', async () => {
-  const server = await startNats();
-  const client = await server.connect();
-  const loud = functionConfig('loud', shouting, {
-    spec: heard('door.opened', {
-      onSuccess: { nats: { subject: 'went.well' } },
-      onFailure: { nats: { subject: 'went.wrong' } },
+  const { client } = await onNats(
+    functionConfig('loud', shouting, {
+      spec: heard('door.opened', {
+        onSuccess: { nats: { subject: 'went.well' } },
+        onFailure: { nats: { subject: 'went.wrong' } },
+      }),
     }),
-  });
-  const host = await startedHost([loud], { nats: { url: server.url } });
-  await host.untilReady(loud);
+  );
   const well = await listen(client, 'went.well');
   const wrong = await listen(client, 'went.wrong');
 
@@ -76,13 +74,11 @@ test('what nobody waits for goes on in Lambda’s envelope, result or fault, one
 });
 
 test('who waits has the answer; nothing goes to a destination', async () => {
-  const server = await startNats();
-  const client = await server.connect();
-  const loud = functionConfig('loud', shouting, {
-    spec: heard('door.opened', { onSuccess: { nats: { subject: 'went.well' } } }),
-  });
-  const host = await startedHost([loud], { nats: { url: server.url } });
-  await host.untilReady(loud);
+  const { client, host } = await onNats(
+    functionConfig('loud', shouting, {
+      spec: heard('door.opened', { onSuccess: { nats: { subject: 'went.well' } } }),
+    }),
+  );
   const well = await listen(client, 'went.well');
   await client.request('door.opened', '1');
   await host.invoke('loud', 2);
@@ -114,16 +110,14 @@ test.each(['of the site', 'the listener of NATS'])('MQTT destinations on a broke
 });
 
 test('a destination that cannot be reached costs its message, is logged, and the next event runs', async () => {
-  const server = await startNats();
-  const client = await server.connect();
-  const loud = functionConfig('loud', shouting, {
-    spec: heard('door.opened', {
-      onSuccess: { nats: { subject: 'went.well' } },
-      onFailure: { mqtt: { topic: 'lab/failed' } },
+  const { client, host } = await onNats(
+    functionConfig('loud', shouting, {
+      spec: heard('door.opened', {
+        onSuccess: { nats: { subject: 'went.well' } },
+        onFailure: { mqtt: { topic: 'lab/failed' } },
+      }),
     }),
-  });
-  const host = await startedHost([loud], { nats: { url: server.url } });
-  await host.untilReady(loud);
+  );
   const well = await listen(client, 'went.well');
   client.publish('door.opened', '{"fail":true}');
   await host.untilLogged(
@@ -137,17 +131,15 @@ test.each([
   ['onSuccess', '0'],
   ['onFailure', '{"fail":true}'],
 ])('a function whose %s leads back to itself is stopped after 16 hops', async (field, first) => {
-  const server = await startNats();
-  const client = await server.connect();
   const code =
     field === 'onSuccess'
       ? 'exports.handler = () => null'
       : 'exports.handler = () => { throw new Error("no") }';
-  const circle = functionConfig('circle', code, {
-    spec: heard('round', { [field]: { nats: { subject: 'round' } } }),
-  });
-  const host = await startedHost([circle], { nats: { url: server.url } });
-  await host.untilReady(circle);
+  const { client, host } = await onNats(
+    functionConfig('circle', code, {
+      spec: heard('round', { [field]: { nats: { subject: 'round' } } }),
+    }),
+  );
   const hops: number[] = [];
   client.subscribe('round', { callback: (_error, message) => void hops.push(hopsOf(message)) });
   client.publish('round', first);
@@ -196,18 +188,16 @@ test('MQTT 3.1.1 has nothing that could carry them: a circle through it goes on'
 });
 
 test('a caller whose call came in a circle is told so, by HTTP and by NATS', async () => {
-  const server = await startNats();
-  const client = await server.connect();
-  const loud = functionConfig('loud', shouting, {
-    spec: {
-      triggers: [
-        { name: 'ask', nats: { subject: 'ask' } },
-        { name: 'web', http: { path: '/loud' } },
-      ],
-    },
-  });
-  const host = await startedHost([loud], { nats: { url: server.url } });
-  await host.untilReady(loud);
+  const { client, host } = await onNats(
+    functionConfig('loud', shouting, {
+      spec: {
+        triggers: [
+          { name: 'ask', nats: { subject: 'ask' } },
+          { name: 'web', http: { path: '/loud' } },
+        ],
+      },
+    }),
+  );
   const headers = natsHeaders();
   headers.set('Atoll-Hops', String(maxHops));
   const reply = await client.request('ask', '1', { headers, timeout: 10_000 });
@@ -223,13 +213,11 @@ test('a caller whose call came in a circle is told so, by HTTP and by NATS', asy
 });
 
 test('a count of hops that is none begins at 0', async () => {
-  const server = await startNats();
-  const client = await server.connect();
-  const loud = functionConfig('loud', shouting, {
-    spec: heard('door.opened', { onSuccess: { nats: { subject: 'went.well' } } }),
-  });
-  const host = await startedHost([loud], { nats: { url: server.url } });
-  await host.untilReady(loud);
+  const { client } = await onNats(
+    functionConfig('loud', shouting, {
+      spec: heard('door.opened', { onSuccess: { nats: { subject: 'went.well' } } }),
+    }),
+  );
   const well = await listen(client, 'went.well');
   for (const nonsense of ['many', '-5']) {
     const headers = natsHeaders();
@@ -240,13 +228,11 @@ test('a count of hops that is none begins at 0', async () => {
 });
 
 test('with recursion: Allow a circle goes on', async () => {
-  const server = await startNats();
-  const client = await server.connect();
-  const circle = functionConfig('circle', 'exports.handler = () => null', {
-    spec: heard('round', { onSuccess: { nats: { subject: 'round' } }, recursion: 'Allow' }),
-  });
-  const host = await startedHost([circle], { nats: { url: server.url } });
-  await host.untilReady(circle);
+  const { client } = await onNats(
+    functionConfig('circle', 'exports.handler = () => null', {
+      spec: heard('round', { onSuccess: { nats: { subject: 'round' } }, recursion: 'Allow' }),
+    }),
+  );
   const next = await listen(client, 'round');
   client.publish('round', '0');
   while (hopsOf(await next()) !== 2 * maxHops);

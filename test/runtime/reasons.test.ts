@@ -325,6 +325,43 @@ test('each redrive is one more run: twice within the window in which JetStream k
   expect(runs().map(({ attempt }) => attempt)).toEqual([1, 1, 1, 1]);
 });
 
+test('a stream that was made anew counts from 1 again: its events have dead letters and redrives of their own', async () => {
+  const { host, publish, dead, inbox, manager, runs } = await setup(failing);
+  await host({ ...onStream, ...once });
+  for (const run of [1, 2]) {
+    expect(await publish(JSON.stringify({ n: run }))).toBe(1);
+    await until('it failed', async () => (await dead.list(target)).length === 1 || undefined);
+    const [{ seq = 0 } = {}] = await dead.list(target);
+    expect(await dead.redrive(target, { inbox, exists: always })).toMatchObject({
+      redriven: 1,
+      duplicates: 0,
+    });
+    await until('it failed again', async () => {
+      const [last] = await dead.list(target);
+      return (last && last.seq > seq) || undefined;
+    });
+    expect(await dead.list(target)).toMatchObject([{ id: 'ORDERS:1', fault: { message: `no ${run}` } }]);
+    expect(runs()).toHaveLength(2 * run);
+    await dead.purge(target);
+    await manager.streams.delete('ORDERS');
+    await manager.streams.add({ name: 'ORDERS', subjects: ['orders.>'] });
+  }
+});
+
+test('NATS is killed while an event fails: its dead letter is stored once it is back, and it does not run again', async () => {
+  const { host, publish, dead, server, runs } = await setup(
+    `await new Promise((go) => setTimeout(go, 1_000)); throw new TypeError('no ' + event.n);`,
+  );
+  await host({ ...onStream, ...once });
+  await publish('{"n":1}');
+  await until('it runs', () => runs().length === 1 || undefined);
+  await server.kill('SIGKILL');
+  await server.restart();
+  await until('it is stored', async () => (await dead.list(target)).length === 1 || undefined);
+  expect(await dead.list(target)).toMatchObject([{ reason: 'RetriesExhausted', attempts: 1 }]);
+  expect(runs()).toHaveLength(1);
+});
+
 /** One event each, by the three ways on which the verdict of an event travels until it can be stored. */
 const sources = ['stream', 'subject', 'inbox'] as const;
 test.each(sources)(

@@ -12,6 +12,7 @@ import { openLog, type LogRecord } from '../../runtime/log.ts';
 import { startHost, type Host } from '../../runtime/start.ts';
 import { closeLater } from '../support/closing.ts';
 import { temporaryFolder } from '../support/folder.ts';
+import { startNats } from '../support/nats.ts';
 
 export interface Answer {
   readonly status: number | undefined;
@@ -148,4 +149,12 @@ export async function startedHost(
       });
     },
   };
+}
+
+/** A host whose functions are ready, on a nats-server of its own. */
+export async function onNats(...functions: FunctionConfig[]) {
+  const server = await startNats();
+  const host = await startedHost(functions, { nats: { url: server.url } });
+  await host.untilReady(...functions);
+  return { server, client: await server.connect(), host };
 }
