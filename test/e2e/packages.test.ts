@@ -153,6 +153,20 @@ test.each([
   expect((await site.fetch(`/${name}/fails`)).status).toBe(500);
 });
 
+test('hono/aws-lambda streams: the first line is read while the handler waits to write the second', async () => {
+  await deploy('hono-stream', { triggers: http('hono-stream'), concurrency: 2 });
+  const answer = await site.fetch('/hono-stream/lines');
+  expect(answer.status).toBe(200);
+  expect(answer.headers.get('content-type')).toMatch(/^text\/plain/);
+  expect(answer.headers.getSetCookie()).toEqual(['seen=1; Path=/']);
+  const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
+  expect((await reader.read()).value).toBe('first\n');
+  expect((await site.fetch('/hono-stream/next', { method: 'POST' })).status).toBe(204);
+  expect((await reader.read()).value).toBe('second\n');
+  expect((await reader.read()).done).toBe(true);
+  expect((await site.fetch('/hono-stream/missing')).status).toBe(404);
+});
+
 test('pino-lambda writes the request id into each line', async () => {
   await deploy('pino', { triggers: http('pino') });
   const ids: string[] = [];
