@@ -3,6 +3,7 @@ import { AtollError, errorCodes, type Code } from '../runtime/errors.ts';
 import { exitCodes, type ExitCode } from './command.ts';
 import { Failure } from './failure.ts';
 import { paint } from './output.ts';
+import { systemProblem } from './system-problem.ts';
 
 /** Codes beside those of the runtime are the CLI's own. */
 export const advice: Readonly<Record<string, string>> = {
@@ -73,6 +74,8 @@ export function explain(error: unknown): Explanation {
       help: adviceFor(error.code),
     };
   }
+  const system = systemProblem(error);
+  if (system !== undefined) return { message: system.message, exitCode: exitCodes.site, help: system.advice };
   // Not foreseen: the stack is what a report of it needs.
   const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
   return { message: text, exitCode: exitCodes.site };

@@ -1,6 +1,7 @@
 /** The site's control API (`/atoll/v1`), as the commands use it. */
 import type { IncomingMessage } from 'node:http';
 import { createInterface } from 'node:readline';
+import type { SiteInfo } from '../controller/stores/site.ts';
 import type { Key } from '../controller/stores/store.ts';
 import type { LiveStatus } from '../gateway/api/status.ts';
 import type { DeadLetter, DeadLetterEntry, RedriveResult } from '../runtime/dead-letters.ts';
@@ -47,8 +48,13 @@ export class Gateway {
     this.#key = key;
   }
 
-  status(key: Key): Promise<LiveStatus> {
-    return this.#json(`${pathOf(key)}/status`);
+  status(key: Key, signal?: AbortSignal): Promise<LiveStatus> {
+    return this.#json(`${pathOf(key)}/status`, { signal });
+  }
+
+  /** Whoever answers at the address. */
+  site(signal?: AbortSignal): Promise<SiteInfo> {
+    return this.#json('/atoll/v1/site', { signal });
   }
 
   async invoke(

@@ -1,6 +1,7 @@
 /** The site a command speaks to: its folder's store, and the gateway of whoever runs it. */
 import { readFile } from 'node:fs/promises';
 import type { FunctionObject } from '../crds/function.ts';
+import { isMissing } from '../controller/stores/atomic-file.ts';
 import { openDirectoryStore } from '../controller/stores/directory.ts';
 import { findSite, readSite, sitePaths, type SiteInfo, type SitePaths } from '../controller/stores/site.ts';
 import { keyText, type Key, type Store } from '../controller/stores/store.ts';
@@ -35,7 +36,11 @@ export async function openSite(args: { site?: string | undefined }): Promise<Sit
     );
   }
   const paths = sitePaths(dir);
-  if ((await readFile(paths.version).catch(() => undefined)) === undefined) {
+  const version = await readFile(paths.version).catch((error: unknown) => {
+    if (isMissing(error)) return undefined;
+    throw error;
+  });
+  if (version === undefined) {
     throw new Failure(exitCodes.site, `no site: ${paths.dir} is not the folder of one`, { code: 'NoSite' });
   }
   return { paths, store: await openDirectoryStore({ dir }), info: await readSite(dir) };

@@ -20,6 +20,8 @@ import { withoutHops } from './lineage.ts';
 import type { Log } from './log.ts';
 import { deadStream, deadSubject, ensureDeadStream, isApiError, managerOf } from './streams.ts';
 
+export { deadStream } from './streams.ts';
+
 export interface DeadLetterTarget {
   readonly namespace: string;
   readonly name: string;

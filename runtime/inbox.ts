@@ -13,6 +13,8 @@ import { ensureInboxStream, inboxEventsPerTrigger, inboxMaxEventBytes, inboxStre
 import { inboxSubject } from './streams.ts';
 import type { FunctionRef, Trigger, TriggerContext } from './triggers/trigger.ts';
 
+export { inboxMaxEventBytes, inboxStream } from './streams.ts';
+
 export interface Inbox {
   /**
    * Resolves when JetStream has stored the event. Rejects with AtollError InboxUnavailable, InboxFull or

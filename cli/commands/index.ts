@@ -32,6 +32,10 @@ export const commands = {
   apply: entry('Create or change Function objects from files', () => import('./apply.ts')),
   delete: entry('Delete functions', () => import('./delete.ts')),
   dead: entry('List, show, redrive or purge dead letters', () => import('./dead.ts')),
+  doctor: entry(
+    'Say of each part of a site whether it is reachable and what is wrong',
+    () => import('./doctor.ts'),
+  ),
   completion: entry('Print the completion script of a shell', () => import('./completion.ts')),
   version: entry('Print the version', () => import('./version.ts')),
 } as const satisfies Record<string, CommandEntry>;

@@ -1,12 +1,12 @@
 /** The folder of a site: its layout (CONTRACTS 6), who runs it, and how it is found. */
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rm } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { AtollError } from '../../runtime/errors.ts';
 import type { Log } from '../../runtime/log.ts';
 import { isSameProcess } from '../../runtime/process/identity.ts';
-import { fileMode, folderMode, isMissing, writeAtomically } from './atomic-file.ts';
+import { folderMode, isMissing, writeAtomically } from './atomic-file.ts';
 import { LockedError, takeLock } from './lock.ts';
 import { endMarkedProcesses } from './process-marks.ts';
 import type { Key } from './store.ts';
@@ -99,20 +99,33 @@ export async function openSiteFolder(dir: string): Promise<SitePaths> {
   const paths = sitePaths(dir);
   await mkdir(paths.dir, { recursive: true, mode: folderMode });
   const written = await readFile(paths.version, 'utf8').catch((error: unknown) => {
-    if (isMissing(error)) return undefined;
+    if (isMissing(error)) return '';
     throw error;
   });
-  if (written === undefined) {
-    // Two processes may do this at once: both write the same.
-    await writeFile(paths.version, `${layoutVersion}\n`, { mode: fileMode });
-  } else if (!(Number(written) <= layoutVersion)) {
-    throw new AtollError(
-      'SiteTooNew',
-      `${paths.dir} has layout version ${JSON.stringify(written.trim())}, this Atoll knows ${layoutVersion}: run the Atoll that wrote it, or give another folder with --dir`,
-    );
-  }
+  // Two processes may do this at once: both write the same. Empty: the power went before it was on the disk.
+  if (isBlank(written)) await writeAtomically(paths.version, `${layoutVersion}\n`);
+  const problem = layoutProblem(paths, written);
+  if (problem !== undefined) throw new AtollError('SiteTooNew', `${problem.message}: ${problem.advice}`);
   return paths;
 }
+
+/** Why this Atoll may not touch a folder whose file `version` holds that; undefined: it may. */
+export function layoutProblem(
+  paths: SitePaths,
+  written: string,
+): { message: string; advice: string } | undefined {
+  if (isBlank(written) || Number(written) <= layoutVersion) return undefined;
+  const damaged = Number.isNaN(Number(written))
+    ? `; if that file was damaged, write ${layoutVersion} into ${paths.version}`
+    : '';
+  return {
+    message: `${paths.dir} has layout version ${JSON.stringify(written.trim().slice(0, 40))}, this Atoll knows ${layoutVersion}`,
+    advice: `run the Atoll that wrote it, or give another folder with --dir${damaged}`,
+  };
+}
+
+/** What a power cut leaves of a file that was just written: nothing, or a length without its bytes. */
+const isBlank = (text: string): boolean => /^[\0\s]*$/.test(text);
 
 /**
  * For `faas up`: nobody else can run the folder until `release`, or until this process is gone. Ends the
@@ -131,7 +144,7 @@ export async function claimSite(dir: string, options: { log: Log }): Promise<Cla
   });
   let id: string;
   try {
-    id = await idOf(paths);
+    id = await idOf(paths, options.log);
     // What a killed predecessor left would send clients to a dead address.
     await rm(paths.site, { force: true });
     await endMarkedProcesses(paths.run, options.log);
@@ -150,16 +163,22 @@ export async function claimSite(dir: string, options: { log: Log }): Promise<Cla
   };
 }
 
-async function idOf(paths: SitePaths): Promise<string> {
-  try {
-    return (await readFile(paths.id, 'utf8')).trim();
-  } catch (error) {
-    if (!isMissing(error)) throw error;
-    const id = randomUUID();
-    await writeAtomically(paths.id, `${id}\n`);
-    return id;
+async function idOf(paths: SitePaths, log: Log): Promise<string> {
+  const written = await readFile(paths.id, 'utf8').catch((error: unknown) => {
+    if (isMissing(error)) return undefined;
+    throw error;
+  });
+  if (written !== undefined && uuid.test(written.trim())) return written.trim();
+  if (written !== undefined) {
+    // A NATS server that the site shares with others then says whose its state is, and how to take it over.
+    log.warn({ file: paths.id }, 'the id of the site was damaged; it was given a new one');
   }
+  const id = randomUUID();
+  await writeAtomically(paths.id, `${id}\n`);
+  return id;
 }
+
+const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /** Who runs the site now. Undefined: nobody, also when the last one was killed and left its site.json. */
 export async function readSite(dir: string): Promise<SiteInfo | undefined> {
@@ -167,10 +186,11 @@ export async function readSite(dir: string): Promise<SiteInfo | undefined> {
   try {
     info = JSON.parse(await readFile(sitePaths(dir).site, 'utf8')) as SiteInfo;
   } catch (error) {
-    if (isMissing(error)) return undefined;
+    // Written whole or not at all while a site runs: a damaged one was left by a power cut, and nobody runs.
+    if (isMissing(error) || error instanceof SyntaxError) return undefined;
     throw error;
   }
-  return isSameProcess(info.pid, info.startTime) ? info : undefined;
+  return isSameProcess(info?.pid, info?.startTime) ? info : undefined;
 }
 
 /**

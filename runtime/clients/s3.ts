@@ -2,6 +2,8 @@
 import { readFile, stat } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
 import {
+  AbortMultipartUploadCommand,
+  CreateMultipartUploadCommand,
   GetObjectCommand,
   HeadObjectCommand,
   PutObjectCommand,
@@ -30,6 +32,8 @@ export interface S3 {
     key: string,
     options?: { readonly bucket?: string; readonly signal?: AbortSignal },
   ): Promise<{ readonly body: Readable; readonly bytes?: number }>;
+  /** Rejects as reading and writing this key would; leaves nothing in the bucket. */
+  probe(key: string): Promise<void>;
   close(): void;
 }
 
@@ -123,6 +127,18 @@ export async function openS3(settings: S3Settings): Promise<S3> {
       } catch (error) {
         options.signal?.throwIfAborted();
         throw failed(error, key, inBucket);
+      }
+    },
+    async probe(key) {
+      const object = { Bucket: bucket, Key: key };
+      try {
+        // An upload in parts asks for the permission to write, and can be given up.
+        const { UploadId } = await client.send(new CreateMultipartUploadCommand(object));
+        await client.send(new AbortMultipartUploadCommand({ ...object, UploadId }));
+        const { Body } = await client.send(new GetObjectCommand(object));
+        (Body as Readable).destroy();
+      } catch (error) {
+        if ((error as Error).name !== 'NoSuchKey') throw failed(error, key);
       }
     },
     close() {

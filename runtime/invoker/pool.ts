@@ -9,7 +9,7 @@ import { monotonicMs } from './clock.ts';
 import { Deadlines, type Deadline } from './deadlines.ts';
 import { handlerEnvironment } from './environment.ts';
 import type { Invocation, Invoker, InvokerState } from './invoker.ts';
-import { nodeBinary } from './node-version.ts';
+import { nodeBinary } from '../process/node.ts';
 import {
   maxPayloadBytes,
   ProtocolError,
