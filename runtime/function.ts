@@ -264,6 +264,9 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
       handlerState = state;
       publish();
     });
+    // A module that takes its time, or spins, is not waited for when it is not wanted any more.
+    const abandon = (): void => void invoker.drain(0);
+    signal.addEventListener('abort', abandon, { once: true });
     try {
       await invoker.start();
       signal.throwIfAborted();
@@ -271,6 +274,8 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
     } catch (error) {
       await invoker.drain(0);
       throw error;
+    } finally {
+      signal.removeEventListener('abort', abandon);
     }
   }
 

@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Log } from '../../runtime/log.ts';
-import { identify, isSameProcess, killIfSame } from '../../runtime/process/identity.ts';
+import { identify, isSameProcess, killIfSame, type ProcessIdentity } from '../../runtime/process/identity.ts';
+import { endOrphans } from '../../runtime/process/orphans.ts';
 import type { SupervisedState } from '../../runtime/process/supervise.ts';
 import { fileMode, folderMode } from './atomic-file.ts';
 
@@ -29,7 +30,7 @@ export interface Marks {
 
 /** Keeps `run/<pid>-<starttime>` there for as long as the process is. */
 export function markProcess(run: string, mark: Mark, log: Log): Marks {
-  let path: string | undefined;
+  let marked: { identity: ProcessIdentity; path: string } | undefined;
   let writing = Promise.resolve();
   const then = (work: () => Promise<void>): void => {
     writing = writing.then(work).catch((error: unknown) => {
@@ -37,9 +38,13 @@ export function markProcess(run: string, mark: Mark, log: Log): Marks {
     });
   };
   const unmark = (): void => {
-    const marked = path;
-    path = undefined;
-    if (marked !== undefined) then(() => rm(marked, { force: true }));
+    const last = marked;
+    marked = undefined;
+    if (last === undefined) return;
+    then(async () => {
+      tellOrphans(endOrphans(last.identity), mark.name, log);
+      await rm(last.path, { force: true });
+    });
   };
   return {
     onState(state) {
@@ -48,11 +53,11 @@ export function markProcess(run: string, mark: Mark, log: Log): Marks {
       unmark();
       const identity = identify(state.pid);
       if (!identity) return;
-      const marked = join(run, `${identity.pid}-${identity.startTime}`);
-      path = marked;
+      const path = join(run, `${identity.pid}-${identity.startTime}`);
+      marked = { identity, path };
       then(async () => {
         await mkdir(run, { recursive: true, mode: folderMode });
-        await writeFile(marked, JSON.stringify(mark), { mode: fileMode });
+        await writeFile(path, JSON.stringify(mark), { mode: fileMode });
       });
     },
     written: () => writing,
@@ -83,11 +88,16 @@ export async function endMarkedProcesses(run: string, log: Log): Promise<void> {
         await pause(pollMs);
       }
     }
+    tellOrphans(endOrphans(identity), mark.name, log);
     if (mark.temporaryFolder?.startsWith(join(tmpdir(), temporaryPrefix))) {
       await rm(mark.temporaryFolder, { recursive: true, force: true });
     }
     await rm(path, { force: true });
   }
+}
+
+function tellOrphans(ended: number, name: string, log: Log): void {
+  if (ended > 0) log.warn({ process: name, ended }, 'ended what a process that died had left');
 }
 
 async function readMark(path: string): Promise<Mark> {

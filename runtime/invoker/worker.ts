@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import type { Result } from '../event.ts';
 import type { Fault } from '../errors.ts';
 import { readLines } from '../process/lines.ts';
+import { hostMark } from '../process/orphans.ts';
 import { signalGroup, spawnBound } from '../process/spawn.ts';
 import { monotonicMs } from './clock.ts';
 import { compileCacheFolder } from './compile-cache.ts';
@@ -124,7 +125,7 @@ export class Worker<Run> {
     this.#events = events;
     const own = import.meta.url;
     const child = fileURLToPath(new URL(`./child${own.slice(own.lastIndexOf('.'))}`, own));
-    const env: Record<string, string> = {};
+    const env = hostMark();
     for (const name of startVariables) {
       const value = options.init.env[name];
       if (value !== undefined) env[name] = value;

@@ -114,6 +114,27 @@ test('a function that drains slowly holds up no other; only its successor of the
   expect(await host.invoke('held')).toBe(2);
 });
 
+test('a module that spins while it is imported holds up neither its successor nor the end of the host', async () => {
+  const spins = (generation: number) => functionConfig('later', `for (;;) ${generation};`, { generation });
+  const mended = functionConfig('later', "exports.handler = async () => 'mended'", { generation: 2 });
+  const host = await startedHost([spins(1)]);
+  const starting = async (generation: number): Promise<void> => {
+    for await (const line of await host.watch()) {
+      if (!('function' in line) || line.function.generation !== generation) continue;
+      if (line.function.handler.reason === 'Starting' && line.function.package.ready) return;
+    }
+  };
+  await starting(1);
+  await host.reload([mended]);
+  await host.untilReady(mended);
+  expect(await host.invoke('later')).toBe('mended');
+  await host.reload([spins(3)]);
+  await starting(3);
+  await host.stop();
+  // Nobody waited for the ten seconds to be over.
+  expect(host.logs.filter(({ errorType }) => errorType === 'Runtime.InitTimeout')).toEqual([]);
+});
+
 test('a config that cannot be read is told, and everything stays as it was', async () => {
   const one = functionConfig('one', answering(1));
   const host = await startedHost([one]);
