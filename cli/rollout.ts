@@ -10,11 +10,15 @@ import type { Progress } from './progress.ts';
 const lookMs = 100;
 /** A verdict that stands for so long is final: what fails at first may be tried again by the host at once. */
 const settledMs = 1000;
+/** Longer than the longest backoff of a host that could not use a package. */
+const repairedMs = 35_000;
 
 export interface Wanted {
   readonly generation: number;
   /** Absent: whatever package the Function names. */
   readonly sha256?: string | undefined;
+  /** The package was put in its place again and nothing else changed: the host looks again only after its backoff. */
+  readonly repaired?: boolean;
 }
 
 /**
@@ -49,7 +53,7 @@ export async function waitUntilReady(
     if (state.kind === 'failed') {
       const text = `${state.reason} ${state.message}`;
       if (doomed?.text !== text) doomed = { since: now, text };
-      if (now - doomed.since >= settledMs) throw notReady(key, state, '');
+      if (now - doomed.since >= (wanted.repaired ? repairedMs : settledMs)) throw notReady(key, state, '');
     }
     if (now > deadline) throw notReady(key, state, ` within ${timeoutMs / 1000} s`);
     await pause(lookMs);

@@ -201,7 +201,7 @@ function surprisesIn(document: Document): Surprise[] {
 function pathOf(nodes: readonly unknown[]): string {
   let path = '';
   for (const [index, node] of nodes.entries()) {
-    if (isPair(node)) path = pathTo(path, String(isScalar(node.key) ? node.key.value : node.key));
+    if (isPair(node)) path = pathTo(path, isScalar(node.key) ? String(node.key.value) : '?');
     else if (isSeq(node) && index + 1 < nodes.length) {
       path = `${path}[${node.items.indexOf(nodes[index + 1])}]`;
     }

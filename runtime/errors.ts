@@ -109,8 +109,8 @@ export const errorCodes = {
   },
   PackageDigestMismatch: {
     whose: 'yours',
-    retryable: false,
-    text: 'The bytes at spec.package.uri do not have the digest spec.package.sha256.',
+    retryable: true,
+    text: 'The bytes at spec.package.uri do not have the digest spec.package.sha256: changed, or damaged on the way. They are fetched again with backoff; "faas deploy" puts the right ones there.',
   },
   PackageInvalid: {
     whose: 'yours',

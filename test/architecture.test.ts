@@ -138,7 +138,8 @@ test('every test file lies where its source does', () => {
     .filter((file) => file.startsWith('test/') && file.endsWith('.test.ts') && !free.has(file))
     .filter(
       (file) =>
-        !sources.includes(file.split('/')[1] ?? '') && !/^test\/(e2e|faults|support|contracts)\//.test(file),
+        !sources.includes(file.split('/')[1] ?? '') &&
+        !/^test\/(e2e|faults|fuzz|support|contracts)\//.test(file),
     );
   expect(wrong).toEqual([]);
 });

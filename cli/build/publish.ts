@@ -1,11 +1,12 @@
 /** A handler's package: built, and put where the site's hosts fetch it. */
-import { access, mkdir, open, rename, rm } from 'node:fs/promises';
-import { randomUUID } from 'node:crypto';
+import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
+import { createHash, randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import type { FunctionSpec } from '../../crds/function.ts';
 import type { SitePaths } from '../../controller/stores/site.ts';
 import { bundle, type BundleOptions } from './bundle.ts';
+import type { S3 } from '../../runtime/clients/s3.ts';
 import type { S3Settings } from '../../runtime/config.ts';
 
 export interface BuiltPackage {
@@ -51,22 +52,36 @@ async function intoBucket(bytes: Uint8Array, sha256: string, s3: S3Settings): Pr
   const key = `packages/${sha256}.tgz`;
   const client = await openS3(s3);
   try {
-    // Asked first, so that unchanged code is not sent; somebody else may still be faster.
-    const uploaded = (await client.head(key)) === undefined && (await client.putIfAbsent(key, bytes));
+    const there = await client.head(key);
+    if (there === undefined) {
+      // Somebody else may still be faster.
+      const uploaded = await client.putIfAbsent(key, bytes);
+      return { uri: `s3://${s3.bucket}/${key}`, uploaded };
+    }
+    // Unchanged code is not sent again. An object that was changed or cut short under its key is replaced.
+    const uploaded = there.bytes !== bytes.byteLength || (await digestIn(client, key)) !== sha256;
+    if (uploaded) await client.put(key, bytes);
     return { uri: `s3://${s3.bucket}/${key}`, uploaded };
   } finally {
     client.close();
   }
 }
 
+async function digestIn(client: S3, key: string): Promise<string> {
+  const { body } = await client.get(key);
+  const hash = createHash('sha256');
+  for await (const chunk of body) hash.update(chunk as Uint8Array);
+  return hash.digest('hex');
+}
+
+const sha256Of = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+
 async function intoFolder(bytes: Uint8Array, sha256: string, folder: string): Promise<Published> {
   const path = join(folder, `${sha256}.tgz`);
   const uri = pathToFileURL(path).href;
-  const isThere = await access(path).then(
-    () => true,
-    () => false,
-  );
-  if (isThere) return { uri, uploaded: false };
+  const there = await readFile(path).catch(() => undefined);
+  // What a power cut left half written, or somebody changed, is replaced.
+  if (there !== undefined && sha256Of(there) === sha256) return { uri, uploaded: false };
   await mkdir(folder, { recursive: true, mode: 0o700 });
   const temporary = join(folder, `.${randomUUID()}.tmp`);
   try {

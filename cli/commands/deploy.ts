@@ -146,7 +146,7 @@ export async function deploy(
   await waitUntilReady(
     store,
     { namespace, name },
-    { generation, sha256: built.sha256 },
+    { generation, sha256: built.sha256, repaired: common.uploaded && !common.changed },
     { timeoutMs, progress },
   );
   return { ...common, generation, ready: true };

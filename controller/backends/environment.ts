@@ -42,7 +42,7 @@ async function entryOf(
 ): Promise<Entry | Problem | undefined> {
   const ref = valueFrom?.secretKeyRef ?? valueFrom?.configMapKeyRef;
   if (ref) {
-    const file = await fileOf(owner.namespace, ref, paths);
+    const file = await fileOf(owner.namespace, ref, paths, ref === valueFrom?.secretKeyRef);
     if (typeof file === 'string') return { name, file };
     if (ref.optional && file.reason === 'SecretNotFound') return undefined;
     return { ...file, message: `env ${name}: ${file.message}` };
@@ -71,6 +71,7 @@ async function fileOf(
   namespace: string,
   { name, key }: { name: string; key: string },
   paths: SitePaths,
+  secret: boolean,
 ): Promise<string | Problem> {
   const file = paths.secretFile(namespace, name, key);
   const refused = (what: string): Problem => ({ reason: 'NotAllowed', message: what });
@@ -83,7 +84,12 @@ async function fileOf(
     const root = await realpath(join(paths.secrets, namespace));
     if (!real.startsWith(root + sep))
       return refused(`${file} leads out of ${root}: put the file itself there`);
-    if ((await stat(real)).isFile()) return file;
+    const found = await stat(real);
+    if (found.isFile() && found.size === 0 && secret) {
+      // A power cut, or a command that failed in the middle of `> file`: no secret is nothing.
+      return { reason: 'SecretNotFound', message: `${file} is empty: write the value into that file` };
+    }
+    if (found.isFile()) return file;
     return refused(`${file} is not a file`);
   } catch (error) {
     if (!isMissing(error)) return refused(`${file} cannot be read: ${(error as Error).message}`);

@@ -1,6 +1,6 @@
 /** Log records in files, one per function, rotated by size; read again with filters, and followed. */
 import { closeSync, fstatSync, openSync, createReadStream } from 'node:fs';
-import { appendFile, mkdir, rename, stat } from 'node:fs/promises';
+import { appendFile, mkdir, open, rename, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Log, LogRecord } from '../../runtime/log.ts';
@@ -78,6 +78,8 @@ export function openLogFiles(log: Log, options: { maxFileBytes?: number } = {}):
     while (file.pending.length > 0) {
       const lines = file.pending;
       if (file.dropped > 0) lines.push(Buffer.from(gapLine(file.dropped)));
+      // After a power cut the last line may be torn: what follows it is a line of its own.
+      if (file.size === undefined && (await endsTorn(file.path))) lines.unshift(Buffer.from('\n'));
       const bytes = Buffer.concat(lines);
       file.pending = [];
       file.pendingBytes = 0;
@@ -192,6 +194,22 @@ async function sizeOf(path: string): Promise<number> {
     return (await stat(path)).size;
   } catch (error) {
     if (isMissing(error)) return 0;
+    throw error;
+  }
+}
+
+async function endsTorn(path: string): Promise<boolean> {
+  try {
+    const file = await open(path, 'r');
+    try {
+      const { size } = await file.stat();
+      const { buffer, bytesRead } = await file.read(Buffer.alloc(1), 0, 1, Math.max(0, size - 1));
+      return bytesRead === 1 && buffer[0] !== 10;
+    } finally {
+      await file.close();
+    }
+  } catch (error) {
+    if (isMissing(error)) return false;
     throw error;
   }
 }

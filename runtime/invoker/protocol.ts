@@ -360,16 +360,17 @@ export function readInvoke(payload: FrameReader): Call {
   for (let index = 0; index < count; index++) {
     const id = payload.string() || requestId;
     const trigger = payload.string();
-    const kind = sourceKinds[payload.u8()]!;
+    const kind = sourceKinds[payload.u8()];
     const subject = payload.string();
     const time = payload.f64();
     const attempt = payload.u32();
-    const encoding = encodings[payload.u8()]!;
+    const encoding = encodings[payload.u8()];
+    if (kind === undefined || encoding === undefined) throw new ProtocolError('not an invoke frame');
     const headers: Record<string, string> = {};
     for (let left = payload.u32(); left > 0; left--) headers[payload.string()] = payload.string();
     const detail = payload.string();
     const event = { id, trigger, kind, subject, time, attempt, headers, encoding, data: payload.bytes() };
-    events.push(detail === '' ? event : { ...event, detail: JSON.parse(detail) as Record<string, unknown> });
+    events.push(detail === '' ? event : { ...event, detail: jsonObject(detail) });
   }
   return {
     requestId,

@@ -42,6 +42,7 @@ const bad: [what: string, content: string | Buffer, says: string | RegExp][] = [
   ],
   ['a tag that does not fit', spec('timeoutSeconds: !!int ten'), /Unresolved tag.*int/],
   ['a key that is a list', spec('? [a, b]\n: 1'), 'is a key that is not a word: keys are text'],
+  ['a key that merges nothing', '? <<: *a', 'is a key that is not a word: keys are text'],
   ['a bomb of aliases', bomb(), /is not valid YAML: Excessive alias count/],
   ['an alias in itself', spec('pod: &pod { labels: *pod }'), 'an alias stands inside of what it stands for'],
   [

@@ -88,7 +88,7 @@ test('another digest than the promised one is refused with both, before anything
   const error: unknown = await packages
     .fetch({ uri, sha256: wanted }, handler)
     .catch((caught: unknown) => caught);
-  expect(error).toMatchObject({ code: 'PackageDigestMismatch', retryable: false });
+  expect(error).toMatchObject({ code: 'PackageDigestMismatch', retryable: true });
   expect(String(error)).toContain(sha256);
   expect(String(error)).toContain(wanted);
   expect(await cached(cache)).toEqual([]);
