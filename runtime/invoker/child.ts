@@ -6,6 +6,7 @@ import { writeSync } from 'node:fs';
 import { flushCompileCache, registerHooks } from 'node:module';
 import { Socket } from 'node:net';
 import { provideAwsLambda } from './aws-lambda.ts';
+import { callWithCallback, takesCallbacks } from './callback.ts';
 import { captureConsole } from './console.ts';
 import { abort, factsOf, HandlerContext, type FunctionFacts } from './handler-context.ts';
 import { batchEvent, handlerEvent } from './handler-event.ts';
@@ -38,10 +39,12 @@ const blockedWriteMs = 2_000;
 const writer = new FrameWriter();
 const running = new Map<number, HandlerContext>();
 const streams = new Map<number, ResponseStream>();
+const untilEmpty = new Set<() => void>();
 let userFunction: UserFunction;
 let facts: FunctionFacts;
 let region: string;
 let oneAtATime: boolean;
+const callbacks = takesCallbacks(Number.parseInt(process.versions.node, 10));
 let scheduled = false;
 
 // 1. Connect
@@ -64,6 +67,12 @@ socket.on('end', () => process.exit(0));
 socket.on('error', () => process.exit(0));
 socket.resume();
 process.on('exit', () => flush(true));
+process.on('beforeExit', () => {
+  socket.ref();
+  const waiting = [...untilEmpty];
+  untilEmpty.clear();
+  for (const then of waiting) then();
+});
 process.on('uncaughtException', (error, origin) => {
   const fault = thrownFault(error);
   if (origin === 'unhandledRejection') {
@@ -113,7 +122,7 @@ async function init(init: Init): Promise<void> {
   // 5. Import
   try {
     await preload(init.root, init.env['NODE_OPTIONS']);
-    userFunction = await loadUserFunction(init.root, init.handler);
+    userFunction = await loadUserFunction(init.root, init.handler, { callbacks });
   } catch (error) {
     return endWith(error instanceof LoadError ? { ...error.fault, retryable: false } : thrownFault(error));
   }
@@ -138,7 +147,9 @@ function invoke(id: number, call: Call): void {
   try {
     const returned = runAs(call, () => {
       if (oneAtATime) traceInEnvironment();
-      return userFunction(event, context);
+      return callbacks
+        ? callWithCallback(userFunction, event, context, onEmptyLoop)
+        : userFunction(event, context);
     });
     if (typeof (returned as PromiseLike<unknown> | undefined | null)?.then !== 'function') {
       return sendResult(id, returned);
@@ -152,6 +163,15 @@ function invoke(id: number, call: Call): void {
   }
 }
 
+/** Nothing holds the process but the host's socket: Node would end it. */
+function onEmptyLoop(then: () => void): () => void {
+  untilEmpty.add(then);
+  socket.unref();
+  return () => {
+    if (untilEmpty.delete(then) && untilEmpty.size === 0) socket.ref();
+  };
+}
+
 function invokeStreaming(id: number, call: Call, event: unknown, context: HandlerContext): void {
   const { stream, result } = openResponseStream(
     userFunction,
@@ -163,7 +183,10 @@ function invokeStreaming(id: number, call: Call, event: unknown, context: Handle
       : undefined,
   );
   streams.set(id, stream);
-  void runAs(call, () => runStreaming(userFunction, event, stream, context))
+  void runAs(call, () => {
+    if (oneAtATime) traceInEnvironment();
+    return runStreaming(userFunction, event, stream, context);
+  })
     .then(
       () => {
         if (!running.delete(id)) return;

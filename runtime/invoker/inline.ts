@@ -8,6 +8,7 @@ import type { Outcome } from '../event.ts';
 import { AtollError, errorCodes, type Code, type Fault } from '../errors.ts';
 import { provideAwsLambda } from './aws-lambda.ts';
 import { monotonicMs } from './clock.ts';
+import { callWithCallback, takesCallbacks } from './callback.ts';
 import { captureConsole } from './console.ts';
 import { handlerEnvironment } from './environment.ts';
 import { abort, factsOf, HandlerContext, type FunctionFacts } from './handler-context.ts';
@@ -29,6 +30,7 @@ export function openInline(options: PoolOptions): Invoker {
   const functionVersion = options.version.slice(0, 12);
   const memoryMiB = Math.floor(options.memoryBytes / mebibyte);
   const capacity = options.processes * options.concurrency;
+  const callbacks = takesCallbacks(Number.parseInt(options.runtime.slice('nodejs'.length), 10));
   const listeners: ((state: InvokerState) => void)[] = [];
   const tails = new Map<string, Tail>();
   const queue: (() => void)[] = [];
@@ -87,7 +89,7 @@ export function openInline(options: PoolOptions): Invoker {
     undo.push(() => hooks.deregister());
     try {
       await preload(root, environment['NODE_OPTIONS']);
-      userFunction = await loadUserFunction(root, handler);
+      userFunction = await loadUserFunction(root, handler, { callbacks });
     } catch (error) {
       const fault: Fault = error instanceof LoadError ? error.fault : thrownFault(error);
       enter({ ready: false, reason: fault.code, message: fault.message });
@@ -155,7 +157,11 @@ export function openInline(options: PoolOptions): Invoker {
           await runStreaming(userFunction, event, response.stream, context);
           return { kind: 'returned', result: { encoding: 'binary', ...response.result() } };
         }
-        const { encoding, data } = encodeResult(await userFunction(event, context));
+        const { encoding, data } = encodeResult(
+          await (callbacks
+            ? callWithCallback(userFunction, event, context, undefined)
+            : userFunction(event, context)),
+        );
         return { kind: 'returned', result: { encoding, data: Buffer.from(data as string) } };
       } catch (error) {
         const { retryable, ...fault } = thrownFault(error);

@@ -36,7 +36,11 @@ export class LoadError extends Error {
  * `handler` is `<file without extension>.<export>`, the file relative to `root`, the export possibly nested
  * (`src/index.api.get`). Throws LoadError, and nothing else.
  */
-export async function loadUserFunction(root: string, handler: string): Promise<UserFunction> {
+export async function loadUserFunction(
+  root: string,
+  handler: string,
+  { callbacks }: { callbacks: boolean },
+): Promise<UserFunction> {
   const { file, exportPath } = parseHandler(root, handler);
   let loaded: unknown;
   try {
@@ -57,7 +61,7 @@ export async function loadUserFunction(root: string, handler: string): Promise<U
       `the handler ${handler} is marked for a kind of streaming that there is not: only "response", as awslambda.streamifyResponse sets it, is supported`,
     );
   }
-  if (found.length >= 3) {
+  if (found.length >= 3 && !callbacks) {
     throw new LoadError(
       'Runtime.CallbackHandlerDeprecated',
       `the handler ${handler} takes ${found.length} parameters; callback handlers are not supported, as in Lambda since Node.js 24: make it async and return the result`,

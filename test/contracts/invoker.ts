@@ -264,6 +264,29 @@ export function testInvoker(
       expect(returned(invoke)).toMatchObject({ context: { clientContext: { custom: { a: 'b' } } } });
     });
 
+    test('runs callback handlers on nodejs22.x: callback, done, succeed, fail, and promises as ever', async () => {
+      const { call } = await startFixture(open, 'callbacks', { runtime: 'nodejs22.x' });
+      for (const [what, answer] of [
+        ['callback', 'called back'],
+        ['twice', 'first'],
+        ['succeed', 'succeeded'],
+        ['done', 'done'],
+        ['promise', 'promised'],
+      ] as const) {
+        expect(returned(await call({ what })), what).toBe(answer);
+      }
+      for (const [what, code, message] of [
+        ['error', 'RangeError', 'no'],
+        ['text', 'string', 'just words'],
+        ['fail', 'TypeError', 'failed'],
+        ['throws', 'RangeError', 'at once'],
+      ] as const) {
+        expect(faultOf(await call({ what })), what).toMatchObject({ code, message });
+      }
+      const two = await startFixture(open, 'callbacks', { runtime: 'nodejs22.x', handler: 'index.two' });
+      expect(returned(await two.call({ what: 'succeed' }))).toBe('succeeded');
+    });
+
     test('tells what was thrown: name, message, stack without our own frames', async () => {
       const { call } = await startFixture(open, 'throws');
       const outcome = await call({});

@@ -189,6 +189,26 @@ test('an ES module in a .js file of a package without a type runs, and Node give
   expect(records).toEqual([]);
 });
 
+const callbacks = (more: Parameters<typeof startFixture>[2] = {}) =>
+  startFixture(openPool, 'callbacks', { runtime: 'nodejs22.x', ...more });
+
+test('on nodejs22.x the answer of a callback waits until the event loop is empty, unless the handler says otherwise', async () => {
+  const { call } = await callbacks();
+  expect(returned(await call({ what: 'waits', waits: true }))).toEqual({ ended: true });
+  expect(returned(await call({ what: 'waits', waits: false }))).toEqual({ ended: false });
+  // The process is not ended by having had nothing to do.
+  const pid = returned(await call({ what: 'pid' }));
+  expect(returned(await call({ what: 'pid' }))).toBe(pid);
+});
+
+test('on nodejs22.x a handler that neither calls back nor gives a promise answers null when it has nothing more to do', async () => {
+  const { call } = await callbacks();
+  expect(returned(await call({ what: 'never', busyMs: 20 }))).toBeNull();
+  expect(returned(await call({ what: 'ignored' }))).toBeNull();
+  const { call: short } = await callbacks({ timeoutMs: 200 });
+  expect((await short({ what: 'never', busyMs: 60_000 })).kind).toBe('timedOut');
+});
+
 test('a stack of bundled code points into its source', async () => {
   const root = await temporaryFolder();
   await build({
