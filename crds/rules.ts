@@ -57,6 +57,17 @@ function matchesNot(path: string, pattern: string, message: string): Rule {
   return rule<string>(path, `!self.matches(r'${pattern}')`, message, (self) => !regexp.test(self));
 }
 
+/** A plain value of this variable must be one of these. */
+function allowedValue(name: string, values: readonly string[]): Rule {
+  return rule<FunctionSpec['env'][number]>(
+    'spec.env[]',
+    `self.name != '${name}' || !has(self.value) || self.value in ${celList(values)}`,
+    `must be ${values.slice(0, -1).join(', ')} or ${values.at(-1)} for ${name}`,
+    (self) => self.name !== name || self.value === undefined || values.includes(self.value),
+    '.value',
+  );
+}
+
 /** Exactly one of the fields is there. */
 function exactlyOne(path: string, fields: readonly string[]): Rule {
   const cel = `[${fields.map((field) => `has(self.${field})`).join(', ')}].exists_one(given, given)`;
@@ -108,7 +119,12 @@ const cronPattern = `^(${[
   cronField('[0-7]', '[1-7]', `([0-7]|${days.join('|')})(#[1-5]|L)?`, ...dayRanges),
 ].join(' ')}$`;
 
-// As Lambda, plus our own.
+// As Lambda, plus our own. Its settings for logs have no other field here.
+const logFormat = 'AWS_LAMBDA_LOG_FORMAT';
+const logLevel = 'AWS_LAMBDA_LOG_LEVEL';
+const logFormats = ['JSON', 'Text'];
+const logLevels = ['TRACE', 'DEBUG', 'INFO', 'WARN', 'ERROR', 'FATAL'];
+const celList = (values: readonly string[]) => `[${values.map((value) => `'${value}'`).join(', ')}]`;
 const reservedEnv =
   '^(_HANDLER|_X_AMZN_TRACE_ID|AWS_REGION|AWS_DEFAULT_REGION|AWS_EXECUTION_ENV|AWS_LAMBDA_.*|LAMBDA_TASK_ROOT|LAMBDA_RUNTIME_DIR|ATOLL_.*)$';
 
@@ -174,11 +190,14 @@ export const rules: readonly Rule[] = [
     (self) => (self.uri !== undefined) === (self.sha256 !== undefined),
   ),
 
-  matchesNot(
+  rule<string>(
     'spec.env[].name',
-    reservedEnv,
-    'is reserved: the runtime sets it (_HANDLER, _X_AMZN_TRACE_ID, AWS_REGION, AWS_DEFAULT_REGION, AWS_EXECUTION_ENV, AWS_LAMBDA_…, LAMBDA_TASK_ROOT, LAMBDA_RUNTIME_DIR, ATOLL_…)',
+    `!self.matches(r'${reservedEnv}') || self in ${celList([logFormat, logLevel])}`,
+    'is reserved: the runtime sets it (_HANDLER, _X_AMZN_TRACE_ID, AWS_REGION, AWS_DEFAULT_REGION, AWS_EXECUTION_ENV, AWS_LAMBDA_… but AWS_LAMBDA_LOG_LEVEL and AWS_LAMBDA_LOG_FORMAT, LAMBDA_TASK_ROOT, LAMBDA_RUNTIME_DIR, ATOLL_…)',
+    (self) => !new RegExp(reservedEnv, 'u').test(self) || self === logFormat || self === logLevel,
   ),
+  allowedValue(logLevel, logLevels),
+  allowedValue(logFormat, logFormats),
   rule<FunctionSpec['env'][number]>(
     'spec.env[]',
     '!(has(self.value) && has(self.valueFrom))',

@@ -36,7 +36,7 @@ export const errorCodes = {
   'Runtime.CallbackHandlerDeprecated': {
     whose: 'yours',
     retryable: false,
-    text: 'The handler takes a callback as third parameter; like Lambda since Node.js 24, only its promise or return value is used.',
+    text: 'The handler takes a callback as third parameter; like Lambda since Node.js 24, only its promise or return value is used. On nodejs22.x callbacks work.',
   },
   'Runtime.MalformedStreamingHandler': {
     whose: 'yours',

@@ -32,6 +32,15 @@ const env = (...variables: object[]) => ({ env: variables });
 const sha256 = 'a'.repeat(64);
 
 export const good: Case[] = [
+  {
+    what: "Lambda's settings for logs, and the credentials of a store",
+    spec: env(
+      { name: 'AWS_LAMBDA_LOG_LEVEL', value: 'WARN' },
+      { name: 'AWS_LAMBDA_LOG_FORMAT', value: 'Text' },
+      { name: 'AWS_ACCESS_KEY_ID', value: 'any' },
+      { name: 'TZ', value: 'Europe/Berlin' },
+    ),
+  },
   { what: 'an empty spec', spec: {} },
   { what: 'a name of 52 characters', name: `a${'b'.repeat(51)}` },
   { what: 'a name of one letter', name: 'a' },
@@ -293,6 +302,14 @@ export const bad: BadCase[] = [
     'AWS_DEFAULT_REGION',
     'AWS_EXECUTION_ENV',
     'AWS_LAMBDA_FUNCTION_NAME',
+    'AWS_LAMBDA_FUNCTION_MEMORY_SIZE',
+    'AWS_LAMBDA_FUNCTION_VERSION',
+    'AWS_LAMBDA_INITIALIZATION_TYPE',
+    'AWS_LAMBDA_LOG_GROUP_NAME',
+    'AWS_LAMBDA_LOG_STREAM_NAME',
+    'AWS_LAMBDA_MAX_CONCURRENCY',
+    'AWS_LAMBDA_RUNTIME_API',
+    'AWS_LAMBDA_EXEC_WRAPPER',
     'LAMBDA_TASK_ROOT',
     'LAMBDA_RUNTIME_DIR',
     'ATOLL_SITE',
@@ -302,6 +319,18 @@ export const bad: BadCase[] = [
     path: 'spec.env[0].name',
     says: 'is reserved',
   })),
+  ...['verbose', 'info', ''].map((value) => ({
+    what: `log level "${value}"`,
+    spec: env({ name: 'AWS_LAMBDA_LOG_LEVEL', value }),
+    path: 'spec.env[0].value',
+    says: 'TRACE, DEBUG, INFO, WARN, ERROR or FATAL',
+  })),
+  {
+    what: 'an unknown log format',
+    spec: env({ name: 'AWS_LAMBDA_LOG_FORMAT', value: 'XML' }),
+    path: 'spec.env[0].value',
+    says: 'JSON or Text',
+  },
   {
     what: 'a variable with a dash',
     spec: env({ name: 'A-B' }),
