@@ -118,7 +118,7 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
   let establishing = false;
   let generation = 0;
   let resyncing: NodeJS.Timeout | undefined;
-  let lastResync = 0;
+  let lastResync = -resyncMs;
   let wake = (): void => {};
   let closed = false;
   let reported = '';
@@ -175,7 +175,7 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
     } catch {
       return resync();
     }
-    if (pulled === 0) lastHeard = Date.now();
+    if (pulled === 0) lastHeard = performance.now();
     pulled += wanted;
     openPulls += 1;
     startTicking();
@@ -185,7 +185,7 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
   function received(message: Msg, from: Subscription): void {
     const { reply } = message;
     if (from === subscription) {
-      lastHeard = Date.now();
+      lastHeard = performance.now();
       if (!reply) return heardStatus(message);
       pulled = Math.max(0, pulled - 1);
     }
@@ -382,7 +382,7 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
         for (const { reply } of held.values()) tell(reply, working);
       }
       void confirm(nc);
-      if (pulled > 0 && Date.now() - lastHeard > 2.5 * heartbeatMs) resync();
+      if (pulled > 0 && performance.now() - lastHeard > 2.5 * heartbeatMs) resync();
     }
     if (held.size > 0 || verdicts.size > 0 || (pulled > 0 && !closed)) return;
     clearInterval(ticker);
@@ -411,10 +411,10 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
   function resync(): void {
     forgetPulls();
     if (resyncing || closed) return;
-    const waitMs = Math.max(0, lastResync + resyncMs - Date.now());
+    const waitMs = Math.max(0, lastResync + resyncMs - performance.now());
     resyncing = setTimeout(() => {
       resyncing = undefined;
-      lastResync = Date.now();
+      lastResync = performance.now();
       void establish();
     }, waitMs).unref();
   }

@@ -1,6 +1,6 @@
 /** The site's own nats-server: NATS, JetStream and MQTT on loopback, supervised. */
 import { randomBytes } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, statfs } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -21,6 +21,18 @@ const probeMs = 25;
 const probeTimeoutMs = 2_000;
 /** Recovering a large store takes a while after a power cut. */
 const readyTimeoutMs = 120_000;
+/**
+ * A stream that could not be written once takes nothing more until nats-server is started again (2.15.2, tried),
+ * though there is space by then. Its plain NATS goes on meanwhile.
+ */
+const writeFailed = /critical write error|JetStream .*will be DISABLED/i;
+const spaceBytes = 1024 * 1024;
+const spaceMs = 1_000;
+/**
+ * What may wait for one client. The default of 64 MB is what each plain trigger of a host may hold besides: a burst
+ * would throw the host out as a slow consumer, with its subscriptions, and lose what no one counts.
+ */
+const maxPending = '256MB';
 
 type Listener = keyof typeof usualPorts;
 type Ports = Partial<Record<Listener, number>>;
@@ -113,6 +125,7 @@ export function brokerConfig(options: {
     `host: ${text(host)}`,
     `port: ${ports.nats}`,
     `max_payload: ${maxPayload}`,
+    `max_pending: ${maxPending}`,
     'jetstream {',
     `  store_dir: ${text(store)}`,
     `  domain: ${text(site)}`,
@@ -153,6 +166,21 @@ function startServer(options: {
 }): RunningServer {
   const { command, configFile, serverName, ports, paths, log } = options;
   const marks = markProcess(paths.run, { name: 'nats-server' }, log);
+  let broken: AbortController | undefined;
+
+  async function startAgainWithSpace(signal: AbortSignal): Promise<void> {
+    log.error(
+      { folder: paths.nats },
+      'nats-server cannot write: JetStream takes nothing until there is space',
+    );
+    try {
+      while ((await freeBytes(paths.nats)) < spaceBytes) await pause(spaceMs, undefined, { signal });
+    } catch (error) {
+      if (!signal.aborted) log.error({ err: error }, 'the free space of the disk cannot be read');
+    }
+    if (!signal.aborted) server.signal('SIGTERM');
+  }
+
   const server = supervise({
     name: 'nats-server',
     command,
@@ -161,6 +189,8 @@ function startServer(options: {
     ready: (child) => untilItAnswers(child, serverName, ports),
     onState(state: SupervisedState) {
       marks.onState(state);
+      if (state.kind !== 'ready') broken?.abort();
+      if (state.kind === 'starting') broken = undefined;
       if (state.kind === 'waiting') {
         log.error({ reason: state.reason, delayMs: state.delayMs }, 'nats-server ended; it is started again');
       }
@@ -168,6 +198,10 @@ function startServer(options: {
     onLine(line) {
       // Its own format: `[pid] date time [INF] text`.
       const [, level, message] = /\[(INF|WRN|ERR|FTL|DBG|TRC)\] (.*)$/.exec(line) ?? [];
+      if (!broken && message !== undefined && writeFailed.test(message)) {
+        broken = new AbortController();
+        void startAgainWithSpace(broken.signal);
+      }
       if (level === 'WRN') log.warn({ server: 'nats-server' }, message);
       else if (level === 'ERR' || level === 'FTL') log.error({ server: 'nats-server' }, message);
       else log.debug({ server: 'nats-server' }, message ?? line);
@@ -180,6 +214,11 @@ function startServer(options: {
       await marks.written();
     },
   };
+}
+
+async function freeBytes(folder: string): Promise<number> {
+  const { bavail, bsize } = await statfs(folder);
+  return bavail * bsize;
 }
 
 /**

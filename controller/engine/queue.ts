@@ -55,7 +55,8 @@ export function openQueue(options: { random?: () => number } = {}): Queue {
   function addAfter(key: Key, delayMs: number): void {
     if (closed) return;
     const text = keyText(key);
-    const at = Date.now() + delayMs;
+    // Not the wall clock: one that is set back would hold every later wish up.
+    const at = performance.now() + delayMs;
     const earlier = later.get(text);
     if (queued.has(text) || againWhenDone.has(text) || (earlier && earlier.at <= at)) return;
     clearTimeout(earlier?.timer);

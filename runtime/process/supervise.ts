@@ -129,7 +129,7 @@ export function supervise(options: SuperviseOptions): Supervised {
       over.abort(new Error(how));
       if (stopping !== undefined) return;
       const reason = [whyNotReady ?? how, ...lastErrors].join('\n');
-      failures = readyAt !== undefined && Date.now() - readyAt >= stableMs ? 1 : failures + 1;
+      failures = readyAt !== undefined && performance.now() - readyAt >= stableMs ? 1 : failures + 1;
       const floor = options.minBackoffMs ?? minBackoffMs;
       const step = Math.min(options.maxBackoffMs ?? maxBackoffMs, floor * 2 ** Math.min(20, failures - 1));
       const delayMs = Math.round(step * (0.5 + Math.random() / 2));
@@ -179,7 +179,7 @@ export function supervise(options: SuperviseOptions): Supervised {
         clearTimeout(tooLong);
         const identity = identify(pid);
         if (identity === undefined) return; // it has just ended; 'close' follows
-        readyAt = Date.now();
+        readyAt = performance.now();
         enter({ kind: 'ready', ...identity });
         firstStart.resolve();
         for (const waiter of waiters.splice(0)) waiter.resolve();

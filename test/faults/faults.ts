@@ -87,6 +87,29 @@ export const cuts: readonly Fault[] = [
 /** Not a byte fits any more, for a while. */
 export const fullDisks: readonly Fault[] = [
   {
+    name: "the disk of the site is full, its nats-server's too",
+    arrange: async (closing) => {
+      const disk = await startDisk({ megabytes: diskMegabytes, closing });
+      return { folder: disk.path, strike: fillFor(disk) };
+    },
+  },
+  {
+    name: 'the disk of a nats-server apart is full',
+    nats: 'apart',
+    mqtt: 5,
+    arrange: async (closing) => {
+      const disk = await startDisk({ megabytes: diskMegabytes, closing });
+      return {
+        natsStoreDir: join(disk.path, 'store'),
+        async strike({ nats }) {
+          await fillFor(disk)();
+          // A stream that could not be written stays as it is until then: docs/reference/delivery.md.
+          await nats?.restart();
+        },
+      };
+    },
+  },
+  {
     name: 'the disk of mosquitto is full, and it is stopped when there is space again',
     arrange: async (closing) => {
       const disk = await startDisk({ megabytes: diskMegabytes, closing });
