@@ -86,8 +86,8 @@ export class Gateway {
   }
 
   /** The newest, the newest last. */
-  async deadLetters(key: Key, limit?: number): Promise<DeadLetterEntry[]> {
-    const path = `${pathOf(key)}/dead-letters${queryOf({ limit })}`;
+  async deadLetters(key: Key, limit?: number, before?: number): Promise<DeadLetterEntry[]> {
+    const path = `${pathOf(key)}/dead-letters${queryOf({ limit, before })}`;
     return (await this.#json<{ deadLetters: DeadLetterEntry[] }>(path)).deadLetters;
   }
 

@@ -73,8 +73,8 @@ export interface DeadLetters {
     reason: DeadLetterReason,
     meta?: { attempts?: number; firstTime?: number },
   ): Promise<void>;
-  /** The newest `limit` (100), the newest last. */
-  list(target: DeadLetterTarget, options?: { limit?: number }): Promise<DeadLetterEntry[]>;
+  /** The newest `limit` (100), the newest last; with `before` those of a lower sequence. */
+  list(target: DeadLetterTarget, options?: { limit?: number; before?: number }): Promise<DeadLetterEntry[]>;
   /** Undefined: there is none of that sequence, or it is another function's. */
   show(target: DeadLetterTarget, seq: number): Promise<DeadLetter | undefined>;
   /**
@@ -99,6 +99,7 @@ const truncatedBytes = 64 * 1024;
 const maxFaultBytes = 8 * 1024;
 const defaultLimit = 100;
 const putTimeoutMs = 5_000;
+const pulledTogether = 1_000;
 const defaultConnectionWaitMs = 10_000;
 /** What the server adds to a message when it stores it: subject, message id. */
 const spareBytes = 1024;
@@ -236,10 +237,10 @@ export function openDeadLetters(
       });
     },
 
-    list: (target, { limit = defaultLimit } = {}) =>
+    list: (target, { limit = defaultLimit, before } = {}) =>
       ask(async (manager, nc) => {
         try {
-          return await newest(manager, nc, deadSubject(site, target, '>'), limit);
+          return await newest(manager, nc, deadSubject(site, target, '>'), limit, before);
         } catch (error) {
           if (isApiError(error, JetStreamApiCodes.StreamNotFound)) return [];
           throw error;
@@ -342,12 +343,13 @@ export function shortened(fault: Fault): Fault {
   }
 }
 
-/** The last `limit` messages of a subject. JetStream counts from a sequence on: the one to begin at is searched for. */
+/** The last `limit` messages of a subject, or of those before a sequence. JetStream counts from a sequence on: the one to begin at is searched for. */
 async function newest(
   manager: JetStreamManager,
   nc: NatsConnection,
   subject: string,
   limit: number,
+  before: number | undefined,
 ): Promise<DeadLetterEntry[]> {
   const { state } = await manager.streams.info(deadStream);
   const from = async (seq: number) => {
@@ -362,13 +364,21 @@ async function newest(
     });
     return { info, remove: () => manager.consumers.delete(deadStream, info.name).catch(() => false) };
   };
+  const end = Math.min(before ?? Infinity, state.last_seq + 1);
+  // Those from `before` on are counted with the others, and left out.
+  let left = 0;
+  if (end <= state.last_seq) {
+    const rest = await from(end);
+    left = rest.info.num_pending;
+    await rest.remove();
+  }
   let begin = state.first_seq;
   let consumer = await from(begin);
-  let beyond = state.last_seq + 1;
-  while (consumer.info.num_pending > limit && begin + 1 < beyond) {
+  let beyond = end;
+  while (consumer.info.num_pending - left > limit && begin + 1 < beyond) {
     const middle = Math.floor((begin + beyond) / 2);
     const later = await from(middle);
-    if (later.info.num_pending < limit) {
+    if (later.info.num_pending - left < limit) {
       beyond = middle;
       await later.remove();
     } else {
@@ -379,14 +389,22 @@ async function newest(
   }
   try {
     const entries: DeadLetterEntry[] = [];
-    const { num_pending: count, name } = consumer.info;
-    if (count === 0) return entries;
+    const { num_pending: pending, name } = consumer.info;
     const pulling = await jetstream(nc).consumers.get(deadStream, name);
-    for await (const message of await pulling.fetch({ max_messages: count, expires: putTimeoutMs })) {
-      const { headers, info, seq } = message;
-      const time = new Date(info.timestampNanos / 1e6);
-      if (headers)
-        entries.push(entryOf(message.subject, headers, seq, time, Number(headers.get('Nats-Msg-Size'))));
+    // In pieces: what does not come within one wait would be left out without a word.
+    for (let missing = pending - left; missing > 0;) {
+      let came = 0;
+      const pull = { max_messages: Math.min(missing, pulledTogether), expires: putTimeoutMs };
+      for await (const message of await pulling.fetch(pull)) {
+        const { headers, info, seq } = message;
+        const time = new Date(info.timestampNanos / 1e6);
+        came += 1;
+        if (headers && seq < end)
+          entries.push(entryOf(message.subject, headers, seq, time, Number(headers.get('Nats-Msg-Size'))));
+      }
+      // Nothing more: some went meanwhile.
+      if (came === 0) break;
+      missing -= came;
     }
     return entries.slice(-limit);
   } finally {

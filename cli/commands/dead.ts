@@ -2,6 +2,7 @@ import { createInterface } from 'node:readline/promises';
 import { defineCommand, exitCodes } from '../command.ts';
 import { Failure, usageError } from '../failure.ts';
 import type { DeadLetter, DeadLetterEntry } from '../../runtime/dead-letters.ts';
+import type { Gateway } from '../gateway.ts';
 import { age, fields, note, print, printData, table } from '../output.ts';
 import { openRunningSite, type RunningSite } from '../site.ts';
 
@@ -24,19 +25,30 @@ export const command = defineCommand({
       value: 'FUNCTION/TRIGGER',
       describe: 'Redrive into this inbox instead, when the trigger is gone',
     },
-    limit: { type: 'number', value: 'N', describe: 'List at most so many, the newest' },
+    limit: {
+      type: 'number',
+      value: 'N',
+      default: 100,
+      describe: 'List or show at most so many, the newest; up to 10000',
+    },
+    before: {
+      type: 'number',
+      value: 'N',
+      describe: 'List or show those of a lower sequence number: the page before',
+    },
     yes: { type: 'boolean', default: false, describe: 'Purge without asking' },
   },
   description:
     'A dead letter is an event that could not be handled, kept with its true reason. Redrive puts it into the inbox of the same function and trigger, where it starts anew; purge throws it away.',
   examples: [
     ['dead list', 'Those of all functions'],
+    ['dead list orders --before 4711', 'The hundred before that one'],
     ['dead show orders --seq 7', 'One with its payload and stack'],
     ['dead redrive orders', 'Handle all of them again'],
     ['dead redrive orders --seq 7 --to orders-v2/new', 'One, by another function'],
     ['dead purge orders --yes', 'Throw all of them away'],
   ],
-  async run({ site: dir, namespace, action, name, seq, to, limit, yes, output }) {
+  async run({ site: dir, namespace, action, name, seq, to, limit, before, yes, output }) {
     if (name === undefined && action !== 'list')
       throw usageError(`dead ${action} needs the name of a function`);
     if (to !== undefined && (action !== 'redrive' || !/^[^/]+\/[^/]+$/.test(to))) {
@@ -44,13 +56,19 @@ export const command = defineCommand({
     }
     const bad = seq?.find((one) => !Number.isInteger(one) || one < 1);
     if (bad !== undefined) throw usageError('--seq takes the sequence numbers that "faas dead list" shows');
+    if (!Number.isInteger(limit) || limit < 1 || limit > maxLimit) {
+      throw usageError(
+        `--limit must be a whole number from 1 to ${maxLimit}`,
+        'See more of them with --before.',
+      );
+    }
     const site = await openRunningSite({ site: dir });
     const key = { namespace, name: name ?? '' };
     switch (action as (typeof actions)[number]) {
       case 'list':
-        return await list(site, namespace, name, { limit, seq }, output);
+        return await list(site, namespace, name, { limit, before, seq }, output);
       case 'show':
-        return await show(site, key, seq, output);
+        return await show(site, key, { limit, before, seq }, output);
       case 'redrive':
         return await redrive(site, key, { seqs: seq, to }, output);
       case 'purge':
@@ -61,21 +79,34 @@ export const command = defineCommand({
 
 type Key = { namespace: string; name: string };
 
+/** Of the control API. */
+const maxLimit = 10_000;
+
+interface Page {
+  readonly limit: number;
+  readonly before: number | undefined;
+  readonly seq: number[] | undefined;
+}
+
 async function list(
   { gateway, store }: RunningSite,
   namespace: string,
   name: string | undefined,
-  { limit, seq }: { limit: number | undefined; seq: number[] | undefined },
+  { limit, before, seq }: Page,
   output: string | undefined,
 ): Promise<void> {
   const names =
     name === undefined ? (await store.list(namespace)).map(({ metadata }) => metadata.name) : [name];
   const letters: DeadLetterEntry[] = [];
-  for (const one of names) letters.push(...(await gateway.deadLetters({ namespace, name: one }, limit)));
-  const shown = letters
-    .filter((letter) => seq === undefined || seq.includes(letter.seq))
-    .sort((a, b) => a.seq - b.seq)
-    .slice(limit === undefined ? 0 : -limit);
+  for (const one of names)
+    letters.push(...(await lettersOf(gateway, { namespace, name: one }, { limit, before, seq })));
+  const found = letters.sort((a, b) => a.seq - b.seq);
+  const shown = found.slice(-limit);
+  // The API gives no more than that; one that has them all is not told of more.
+  const first = shown[0];
+  if (first !== undefined && (found.length > limit || letters.length >= maxLimit)) {
+    note(`Only the newest ${shown.length}; those before them: --before ${first.seq}, or a greater --limit.`);
+  }
   if (output === 'json' || output === 'yaml') return printData(shown, output);
   if (shown.length === 0) return note('There are no dead letters.');
   const now = Date.now();
@@ -96,13 +127,35 @@ async function list(
   );
 }
 
+/** One more than asked for, which tells that there are more. With sequences: just those, wherever they lie. */
+async function lettersOf(
+  gateway: Gateway,
+  key: Key,
+  { limit, before, seq }: Page,
+): Promise<DeadLetterEntry[]> {
+  if (seq === undefined) return await gateway.deadLetters(key, Math.min(limit + 1, maxLimit), before);
+  const letters: DeadLetterEntry[] = [];
+  for (const one of seq)
+    letters.push(...(await gateway.deadLetters(key, 1, one + 1)).filter((it) => it.seq === one));
+  return letters;
+}
+
 async function show(
   { gateway }: RunningSite,
   key: Key,
-  seqs: number[] | undefined,
+  page: Page,
   output: string | undefined,
 ): Promise<void> {
-  const wanted = seqs ?? (await gateway.deadLetters(key)).map(({ seq }) => seq);
+  let wanted = page.seq;
+  if (wanted === undefined) {
+    const found = (await lettersOf(gateway, key, page)).map(({ seq }) => seq);
+    wanted = found.slice(-page.limit);
+    if (found.length > wanted.length) {
+      note(
+        `Only the newest ${wanted.length}; those before them: --before ${wanted[0]}, or a greater --limit.`,
+      );
+    }
+  }
   if (wanted.length === 0) return note('There are no dead letters.');
   const letters: DeadLetter[] = [];
   for (const seq of wanted) letters.push(await gateway.deadLetter(key, seq));

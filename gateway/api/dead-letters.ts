@@ -1,5 +1,5 @@
 /**
- * GET …/dead-letters?limit= → { deadLetters: DeadLetterEntry[] }, the newest last; GET …/dead-letters/{seq} → DeadLetter;
+ * GET …/dead-letters?limit=&before= → { deadLetters: DeadLetterEntry[] }, the newest last; GET …/dead-letters/{seq} → DeadLetter;
  * POST …/dead-letters/redrive { seqs?, to?: "function/trigger" } → RedriveResult; DELETE …/dead-letters[/{seq}] → { purged }.
  * Those of a function that was deleted are there as well.
  */
@@ -42,12 +42,14 @@ export function deadLetterRoutes(
   }
 
   app.get<{ Params: FunctionParams }>(path, { config }, async (request) => {
-    const limit = integerOf('limit', queryOf(request.query, ['limit']).limit, {
-      minimum: 1,
-      maximum: maxLimit,
-    });
+    const query = queryOf(request.query, ['limit', 'before']);
+    const limit = integerOf('limit', query.limit, { minimum: 1, maximum: maxLimit });
+    const before = integerOf('before', query.before, { minimum: 1, maximum: Number.MAX_SAFE_INTEGER });
     const key = keyOf(request.params);
-    const deadLetters = await kept().list(key, limit === undefined ? {} : { limit });
+    const deadLetters = await kept().list(key, {
+      ...(limit !== undefined && { limit }),
+      ...(before !== undefined && { before }),
+    });
     if (deadLetters.length === 0) await mustExist(key);
     return { deadLetters };
   });
