@@ -9,7 +9,7 @@ import type { DeadLetters } from './dead-letters.ts';
 import { envelope, send, type DestinationParts, type Ending } from './destinations.ts';
 import type { DeadLetterReason, Delivery, GivenUp, Outcome, Settlement, TriggerEvent } from './event.ts';
 import { faultOf } from './errors.ts';
-import type { Invoker } from './invoker/invoker.ts';
+import type { Invocation, Invoker } from './invoker/invoker.ts';
 import { hopsOf } from './lineage.ts';
 import { openReports, type Log } from './log.ts';
 import type { FunctionMetrics } from './metrics.ts';
@@ -180,16 +180,18 @@ export function openFlow(options: FlowOptions): Flow {
   async function run(pump: Pump, deliveries: Delivery[]): Promise<void> {
     const running = current as Version;
     const { invoker, spec } = running;
-    const runnable: Delivery[] = [];
-    const settling: Promise<void>[] = [];
-    for (const delivery of deliveries) {
-      const refused = refusal(delivery, spec);
-      if (refused) settling.push(settle(pump, delivery, refused, running));
-      else runnable.push(delivery);
-    }
-    if (runnable.length === 0) {
-      release();
-      return;
+    let runnable = deliveries;
+    if (deliveries.some((delivery) => refusal(delivery, spec) !== undefined)) {
+      runnable = [];
+      for (const delivery of deliveries) {
+        const refused = refusal(delivery, spec);
+        if (refused) void settle(pump, delivery, refused, running);
+        else runnable.push(delivery);
+      }
+      if (runnable.length === 0) {
+        release();
+        return;
+      }
     }
     const first = runnable[0] as Delivery;
     const started = Date.now();
@@ -197,14 +199,14 @@ export function openFlow(options: FlowOptions): Flow {
       if (event.attempt === 1) metrics.waited(event.trigger, Math.max(0, started - event.time) / 1000);
     }
     const again = runnable.every((delivery) => mayRunAgain(delivery, spec));
-    const invocation = {
-      events: runnable.map(({ event }) => event),
+    const invocation: Invocation = {
+      events: runnable.length === 1 ? [first.event] : runnable.map(({ event }) => event),
       batch: pump.batch !== undefined,
       deadline: started + spec.timeoutSeconds * 1000,
-      ...(runnable.length === 1 && first.signal && { signal: first.signal }),
-      ...(first.tail && { tail: true }),
+      signal: runnable.length === 1 ? first.signal : undefined,
+      tail: first.tail === true,
       mayRunAgain: again,
-      ...(runnable.length === 1 && first.onChunk && { onChunk: first.onChunk }),
+      onChunk: runnable.length === 1 ? first.onChunk : undefined,
     };
     let outcome = await invoker.invoke(invocation);
     if (again && outcome.kind !== 'returned' && outcome.kind !== 'threw' && (outcome.suspects ?? 0) > 1) {
@@ -226,8 +228,10 @@ export function openFlow(options: FlowOptions): Flow {
 
   async function settle(pump: Pump, delivery: Delivery, settlement: Settlement, by: Version): Promise<void> {
     try {
-      const kept = await keep(delivery, settlement);
-      if (!delivery.replies) await passOn(delivery, kept, by);
+      // The usual end needs neither: a turn of the microtask queue for each would be paid by every event.
+      const plain = settlement.kind === 'done' && (delivery.replies || by.spec.onSuccess === undefined);
+      const kept = plain ? settlement : await keep(delivery, settlement);
+      if (!plain && !delivery.replies) await passOn(delivery, kept, by);
       await delivery.settle(kept);
     } catch (error) {
       log.error(

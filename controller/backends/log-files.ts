@@ -1,6 +1,6 @@
 /** Log records in files, one per function, rotated by size; read again with filters, and followed. */
 import { closeSync, fstatSync, openSync, createReadStream } from 'node:fs';
-import { appendFile, mkdir, open, rename, stat } from 'node:fs/promises';
+import { mkdir, open, rename, stat, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Log, LogRecord } from '../../runtime/log.ts';
@@ -13,6 +13,7 @@ const filesKept = 3;
 /** Lines of one such while go to disk together. */
 const flushMs = 100;
 const flushBytes = 256 * 1024;
+const maxBuffersAtOnce = 1_000;
 /** What waits for a slow disk; more is dropped, and the gap is told. */
 const maxPendingBytes = 16 * 1024 * 1024;
 /** What waits for a slow reader that follows. */
@@ -80,17 +81,17 @@ export function openLogFiles(log: Log, options: { maxFileBytes?: number } = {}):
       if (file.dropped > 0) lines.push(Buffer.from(gapLine(file.dropped)));
       // After a power cut the last line may be torn: what follows it is a line of its own.
       if (file.size === undefined && (await endsTorn(file.path))) lines.unshift(Buffer.from('\n'));
-      const bytes = Buffer.concat(lines);
+      const bytes = lines.reduce((sum, { length }) => sum + length, 0);
       file.pending = [];
       file.pendingBytes = 0;
       file.dropped = 0;
       file.size ??= await sizeOf(file.path);
-      if (file.size > 0 && file.size + bytes.length > limit) {
+      if (file.size > 0 && file.size + bytes > limit) {
         await rotate(file.path);
         file.size = 0;
       }
-      await appendTo(file.path, bytes);
-      file.size += bytes.length;
+      await appendTo(file.path, lines);
+      file.size += bytes;
     }
   }
 
@@ -155,14 +156,26 @@ export function openLogFiles(log: Log, options: { maxFileBytes?: number } = {}):
   }
 }
 
-async function appendTo(path: string, bytes: Buffer): Promise<void> {
-  try {
-    await appendFile(path, bytes, { mode: fileMode });
-  } catch (error) {
+async function appendTo(path: string, lines: readonly Buffer[]): Promise<void> {
+  const file = await open(path, 'a', fileMode).catch(async (error: unknown) => {
     if (!isMissing(error)) throw error;
     await mkdir(dirname(path), { recursive: true, mode: folderMode });
-    await appendFile(path, bytes, { mode: fileMode });
+    return await open(path, 'a', fileMode);
+  });
+  try {
+    // As many at once as the kernel takes (IOV_MAX), and what a full disk left of them again.
+    for (let from = 0; from < lines.length; from += maxBuffersAtOnce) {
+      await writeAll(file, lines.slice(from, from + maxBuffersAtOnce));
+    }
+  } finally {
+    await file.close();
   }
+}
+
+async function writeAll(file: FileHandle, lines: readonly Buffer[]): Promise<void> {
+  const { bytesWritten } = await file.writev(lines);
+  const bytes = lines.reduce((sum, { length }) => sum + length, 0);
+  if (bytesWritten < bytes) await file.appendFile(Buffer.concat(lines).subarray(bytesWritten));
 }
 
 function parsed(lines: Buffer): LogRecord[] {

@@ -9,7 +9,7 @@ export interface Invocation {
   /** ms since the epoch. Every invocation of a function has the same timeout, so deadlines are a FIFO. */
   readonly deadline: number;
   /** The caller went away: the handler's context.signal aborts. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Collect the last 4 KB of the log. */
   readonly tail?: boolean;
   /** Run in a process of its own: the event was in flight when a process with several died. */

@@ -79,7 +79,7 @@ interface Run extends Deadline {
   /** What the handler may take, from the moment it is handed the event. */
   readonly allowedMs: number;
   readonly invocation: Invocation;
-  call: Call;
+  readonly call: Call & { deadlineMs: number };
   readonly tail: Tail | undefined;
   readonly settle: (outcome: Outcome) => void;
   /** 0 until it was handed to a process. */
@@ -217,10 +217,10 @@ export function openPool(options: PoolOptions): Invoker {
         suspects.push(run);
         return nextSuspect();
       }
-      deadlines.add(run);
       const worker = queue.length === 0 ? leastBusy() : undefined;
-      if (worker === undefined) queue.push(run);
-      else dispatch(run, worker);
+      if (worker !== undefined) return dispatch(run, worker);
+      deadlines.add(run);
+      queue.push(run);
     });
   }
 
@@ -242,8 +242,7 @@ export function openPool(options: PoolOptions): Invoker {
     run.startedMs = monotonicMs();
     // Anew: what it waited for a process to start was not the handler's time.
     deadlines.remove(run);
-    run.deadlineMs = run.startedMs + run.allowedMs;
-    run.call = { ...run.call, deadlineMs: run.deadlineMs };
+    run.call.deadlineMs = run.deadlineMs = run.startedMs + run.allowedMs;
     deadlines.add(run);
     run.cold = !place.used;
     place.used = true;
@@ -278,8 +277,11 @@ export function openPool(options: PoolOptions): Invoker {
     if ('fault' in core && core.kind !== 'returnedUnrun') {
       logFault(run, core.fault, 'suspects' in core && mayRunAgain(run.invocation, core.suspects ?? 0));
     }
-    const outcome = { ...core, report } as Outcome;
-    run.settle(run.tail === undefined ? outcome : { ...outcome, tail: run.tail.end(report, memoryMiB) });
+    // Ours alone from here on, so it is not copied to be completed.
+    const outcome = core as Outcome & { report: InvocationReport; tail?: string };
+    outcome.report = report;
+    if (run.tail !== undefined) outcome.tail = run.tail.end(report, memoryMiB);
+    run.settle(outcome);
   }
 
   function reportOf(run: Run): InvocationReport {
