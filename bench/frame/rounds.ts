@@ -86,29 +86,29 @@ async function measure(contender: Contender, { event, parts = {} }: Question): P
   const roots = contender.pids?.() ?? [];
   const before = snapshot(roots, parts);
   const round = await contender.round();
-  const wall = (performance.now() - before.at) / 1000;
-  await pause(settleMs);
   const after = snapshot(contender.pids?.() ?? [], parts);
-  const perProcess = [...after.own].map(([pid, seconds]) => seconds - (before.own.get(pid) ?? 0));
-  const own = perProcess.reduce((sum, seconds) => sum + seconds, 0);
+  await pause(settleMs);
+  const settled = cpuOf(contender.pids?.() ?? []);
+  const sum = (used: Iterable<number>): number => [...used].reduce((total, seconds) => total + seconds, 0);
+  const spent = (now: ReadonlyMap<number, number>): number[] =>
+    [...now].map(([pid, seconds]) => seconds - (before.own.get(pid) ?? 0));
   const figures: Record<string, number> = { ...round.figures };
   if (round.events !== undefined) {
     if (round.seconds !== undefined) figures[`${event}s/s`] = round.events / round.seconds;
-    if (roots.length > 0) figures[`CPU µs/${event}`] = (own / round.events) * 1e6;
+    if (roots.length > 0) figures[`CPU µs/${event}`] = (sum(spent(settled)) / round.events) * 1e6;
   }
-  const driver = after.driver - before.driver;
-  const busy: Record<string, number> = { driver: driver / wall };
-  let known = driver + own;
+  const wall = (after.at - before.at) / 1000;
+  const own = sum(spent(after.own));
+  const busy: Record<string, number> = { driver: (after.driver - before.driver) / wall };
   for (const name of Object.keys(parts)) {
-    const seconds = (after.parts[name] ?? 0) - (before.parts[name] ?? 0);
-    busy[name] = seconds / wall;
-    known += seconds;
+    busy[name] = ((after.parts[name] ?? 0) - (before.parts[name] ?? 0)) / wall;
   }
+  const known = sum(Object.values(busy)) + own / wall;
   if (roots.length > 0) {
     busy['contender'] = own / wall;
-    busy['its busiest process'] = Math.max(0, ...perProcess) / wall;
+    busy['its busiest process'] = Math.max(0, ...spent(after.own)) / wall;
   }
-  busy['not ours'] = Math.max(0, after.machine - before.machine - known) / wall;
+  busy['not ours'] = Math.max(0, (after.machine - before.machine) / wall - known);
   return { figures, busy };
 }
 
