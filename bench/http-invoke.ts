@@ -5,7 +5,7 @@
 import { join } from 'node:path';
 import { temporaryFolder } from '../test/support/folder.ts';
 import { bench } from './frame/bench.ts';
-import { openLoad } from './frame/http-load.ts';
+import { httpLoad } from './frame/http-load.ts';
 import { scaled } from './frame/options.ts';
 import { report } from './frame/report.ts';
 import { compare, type Contender } from './frame/rounds.ts';
@@ -26,8 +26,7 @@ await bench(async ({ nats: startNats, site: startSite, deploy, baseline, closing
     path: string,
     pid: number,
   ): Promise<Contender> {
-    const load = await openLoad(address, { connections, path, body });
-    closing(async () => load.close());
+    const load = httpLoad(address, { connections, path, body });
     return {
       name,
       pids: () => [pid],

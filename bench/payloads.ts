@@ -1,6 +1,6 @@
 /** How many bytes go through an invocation? Payloads of 1 kB to 6 MB, there and back, against a bare node:http server. */
 import { bench } from './frame/bench.ts';
-import { openLoad } from './frame/http-load.ts';
+import { httpLoad } from './frame/http-load.ts';
 import { scaled } from './frame/options.ts';
 import { report } from './frame/report.ts';
 import { compare, type Contender } from './frame/rounds.ts';
@@ -14,7 +14,7 @@ const sizes = [
   ['6MB', 6_000_000, scaled(24, { least: 4 })],
 ] as const;
 
-await bench(async ({ nats: startNats, site: startSite, deploy, baseline, closing }) => {
+await bench(async ({ nats: startNats, site: startSite, deploy, baseline }) => {
   const server = await startNats();
   const site = await startSite('--nats', server.url);
   await deploy(site, 'echo', 'echo', { concurrency: connections, memory: '512Mi' });
@@ -24,8 +24,7 @@ await bench(async ({ nats: startNats, site: startSite, deploy, baseline, closing
   for (const [name, bytes, count] of sizes) {
     const body = JSON.stringify({ data: 'x'.repeat(bytes - '{"data":""}'.length) });
     const contender = async (title: string, port: number, path: string, pid: number): Promise<Contender> => {
-      const load = await openLoad({ host: '127.0.0.1', port }, { connections, path, body });
-      closing(async () => load.close());
+      const load = httpLoad({ host: '127.0.0.1', port }, { connections, path, body });
       return {
         name: title,
         pids: () => [pid],

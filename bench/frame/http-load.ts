@@ -7,34 +7,35 @@ import { connect, type NetConnectOpts, type Socket } from 'node:net';
 export interface Load {
   /** Sends `count` requests over all connections; returns the seconds they took. Rejects for an answer that is not 2xx. */
   run(count: number): Promise<number>;
-  close(): void;
 }
 
 const endOfHead = Buffer.from('\r\n\r\n');
 const endOfChunks = Buffer.from('0\r\n\r\n');
 
-export async function openLoad(
+export function httpLoad(
   address: NetConnectOpts,
   { connections, path, body }: { connections: number; path: string; body: string },
-): Promise<Load> {
+): Load {
   const request = Buffer.from(
     `POST ${path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n` +
       `content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
   );
-  const lines = await Promise.all(Array.from({ length: connections }, () => openLine(address, request)));
   return {
     async run(count) {
-      let left = count;
-      const started = performance.now();
-      await Promise.all(
-        lines.map(async (line) => {
-          while (left-- > 0) await line.ask();
-        }),
-      );
-      return (performance.now() - started) / 1000;
-    },
-    close() {
-      for (const line of lines) line.socket.destroy();
+      // Anew each time: between two rounds a server ends what is idle for too long.
+      const lines = await Promise.all(Array.from({ length: connections }, () => openLine(address, request)));
+      try {
+        let left = count;
+        const started = performance.now();
+        await Promise.all(
+          lines.map(async (line) => {
+            while (left-- > 0) await line.ask();
+          }),
+        );
+        return (performance.now() - started) / 1000;
+      } finally {
+        for (const line of lines) line.socket.destroy();
+      }
     },
   };
 }
