@@ -13,7 +13,7 @@ const pages = [
   ...['docs', 'bench', 'examples'].flatMap((folder) =>
     existsSync(join(root, folder))
       ? readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
-          .filter((file) => file.endsWith('.md'))
+          .filter((file) => file.endsWith('.md') && !file.includes('node_modules'))
           .map((file) => join(folder, file))
       : [],
   ),
