@@ -50,10 +50,19 @@ export interface Fault {
   readonly nats?: 'own' | 'apart';
   /** How often it strikes. Default: 1. */
   readonly times?: number;
+  /** Of each flow. Default: those of the scale. */
+  readonly events?: number;
   /** Before anything is started. */
   arrange?(closing: Closing): Promise<Arrangement>;
   /** At a random moment of the flows. Resolves when what it did is undone, where it has to be. */
   strike?(world: World): Promise<void>;
+  /** Beside the flows, from before the first event until the books are closed. */
+  watch?(world: World): Watch;
+}
+
+export interface Watch {
+  /** Throws when what it saw should not be. */
+  stop(): Promise<void>;
 }
 
 export interface Arrangement {
@@ -90,12 +99,14 @@ export function testFault(fault: Fault): void {
 
 async function underFire(fault: Fault, closing: Closing): Promise<void> {
   const random = randomFor(fault.name);
+  const events = fault.events ?? scale.events;
   const began = performance.now();
   const arrangement = (await fault.arrange?.(closing)) ?? {};
   const world = await startWorld(fault, arrangement, random, closing);
   const flowing = performance.now();
   const { site, books } = world;
 
+  const watch = fault.watch?.(world);
   const nats = await sender(world);
   const callers = startCallers({
     gatewayUrl: () => site.info.url,
@@ -106,7 +117,7 @@ async function underFire(fault: Fault, closing: Closing): Promise<void> {
   const sent = sendAll({
     closing,
     books,
-    events: scale.events,
+    events,
     flowMs: scale.flowMs,
     function: collector,
     subject,
@@ -119,7 +130,7 @@ async function underFire(fault: Fault, closing: Closing): Promise<void> {
   sent.catch(() => {});
 
   const times = fault.times ?? 1;
-  const all = scale.events * flowNames.length;
+  const all = events * flowNames.length;
   const moments = Array.from({ length: times }, () => random.between(0.05, 0.7) * all).sort((a, b) => a - b);
   for (const moment of moments) {
     await until(
@@ -138,16 +149,16 @@ async function underFire(fault: Fault, closing: Closing): Promise<void> {
   const took = [flowing - began, accepted - flowing, closed - accepted];
   print(fault, entries, calls, random, took);
 
+  const failing = Array.from({ length: events }, (_, n) => n).filter(fails).length;
   for (const flow of flowNames) {
-    expect(entries[flow].accepted, flow).toBe(scale.events);
+    expect(entries[flow].accepted, flow).toBe(events);
     expect(entries[flow].missing, flow).toEqual([]);
     expect(entries[flow].dead, flow).toBe(failing);
   }
   expect(calls.hung).toBe(0);
   expect(calls.answered).toBeGreaterThan(0);
+  await watch?.stop();
 }
-
-const failing = Array.from({ length: scale.events }, (_, n) => n).filter(fails).length;
 
 async function startWorld(
   fault: Fault,
@@ -212,7 +223,7 @@ async function startWorld(
   });
   const books = openBooks({
     journal: journal.path,
-    events: scale.events,
+    events: fault.events ?? scale.events,
     function: collector,
     stream,
     consumer: `default_${collector}_stream`,
