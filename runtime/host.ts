@@ -180,18 +180,14 @@ export function openFlow(options: FlowOptions): Flow {
   async function run(pump: Pump, deliveries: Delivery[]): Promise<void> {
     const running = current as Version;
     const { invoker, spec } = running;
-    let runnable = deliveries;
-    if (deliveries.some((delivery) => refusal(delivery, spec) !== undefined)) {
-      runnable = [];
-      for (const delivery of deliveries) {
-        const refused = refusal(delivery, spec);
-        if (refused) void settle(pump, delivery, refused, running);
-        else runnable.push(delivery);
-      }
-      if (runnable.length === 0) {
-        release();
-        return;
-      }
+    const runnable = deliveries.filter((delivery) => {
+      const refused = refusal(delivery, spec);
+      if (refused) void settle(pump, delivery, refused, running);
+      return refused === undefined;
+    });
+    if (runnable.length === 0) {
+      release();
+      return;
     }
     const first = runnable[0] as Delivery;
     const started = Date.now();
