@@ -50,18 +50,18 @@ export async function publish(
 async function intoBucket(bytes: Uint8Array, sha256: string, s3: S3Settings): Promise<Published> {
   const { openS3 } = await import('../../runtime/clients/s3.ts');
   const key = `packages/${sha256}.tgz`;
+  const uri = `s3://${s3.bucket}/${key}`;
   const client = await openS3(s3);
   try {
     const there = await client.head(key);
     if (there === undefined) {
       // Somebody else may still be faster.
-      const uploaded = await client.putIfAbsent(key, bytes);
-      return { uri: `s3://${s3.bucket}/${key}`, uploaded };
+      return { uri, uploaded: await client.putIfAbsent(key, bytes) };
     }
     // Unchanged code is not sent again. An object that was changed or cut short under its key is replaced.
     const uploaded = there.bytes !== bytes.byteLength || (await digestIn(client, key)) !== sha256;
     if (uploaded) await client.put(key, bytes);
-    return { uri: `s3://${s3.bucket}/${key}`, uploaded };
+    return { uri, uploaded };
   } finally {
     client.close();
   }

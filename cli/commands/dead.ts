@@ -105,7 +105,7 @@ async function list(
   // The API gives no more than that; one that has them all is not told of more.
   const first = shown[0];
   if (first !== undefined && (found.length > limit || letters.length >= maxLimit)) {
-    note(`Only the newest ${shown.length}; those before them: --before ${first.seq}, or a greater --limit.`);
+    noteOlder(shown.length, first.seq);
   }
   if (output === 'json' || output === 'yaml') return printData(shown, output);
   if (shown.length === 0) return note('There are no dead letters.');
@@ -125,6 +125,10 @@ async function list(
       ]),
     ),
   );
+}
+
+function noteOlder(shown: number, first: number): void {
+  note(`Only the newest ${shown}; those before them: --before ${first}, or a greater --limit.`);
 }
 
 /** One more than asked for, which tells that there are more. With sequences: just those, wherever they lie. */
@@ -150,11 +154,8 @@ async function show(
   if (wanted === undefined) {
     const found = (await lettersOf(gateway, key, page)).map(({ seq }) => seq);
     wanted = found.slice(-page.limit);
-    if (found.length > wanted.length) {
-      note(
-        `Only the newest ${wanted.length}; those before them: --before ${wanted[0]}, or a greater --limit.`,
-      );
-    }
+    const first = wanted[0];
+    if (first !== undefined && found.length > wanted.length) noteOlder(wanted.length, first);
   }
   if (wanted.length === 0) return note('There are no dead letters.');
   const letters: DeadLetter[] = [];
