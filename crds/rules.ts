@@ -127,6 +127,7 @@ const logLevels = ['TRACE', 'DEBUG', 'INFO', 'WARN', 'ERROR', 'FATAL'];
 const celList = (values: readonly string[]) => `[${values.map((value) => `'${value}'`).join(', ')}]`;
 const reservedEnv =
   '^(_HANDLER|_X_AMZN_TRACE_ID|AWS_REGION|AWS_DEFAULT_REGION|AWS_EXECUTION_ENV|AWS_LAMBDA_.*|LAMBDA_TASK_ROOT|LAMBDA_RUNTIME_DIR|ATOLL_.*)$';
+const reservedName = new RegExp(reservedEnv, 'u');
 
 const units: Record<string, number> = {
   '': 1,
@@ -194,7 +195,7 @@ export const rules: readonly Rule[] = [
     'spec.env[].name',
     `!self.matches(r'${reservedEnv}') || self in ${celList([logFormat, logLevel])}`,
     'is reserved: the runtime sets it (_HANDLER, _X_AMZN_TRACE_ID, AWS_REGION, AWS_DEFAULT_REGION, AWS_EXECUTION_ENV, AWS_LAMBDA_… but AWS_LAMBDA_LOG_LEVEL and AWS_LAMBDA_LOG_FORMAT, LAMBDA_TASK_ROOT, LAMBDA_RUNTIME_DIR, ATOLL_…)',
-    (self) => !new RegExp(reservedEnv, 'u').test(self) || self === logFormat || self === logLevel,
+    (self) => !reservedName.test(self) || self === logFormat || self === logLevel,
   ),
   allowedValue(logLevel, logLevels),
   allowedValue(logFormat, logFormats),
