@@ -5,7 +5,7 @@
 import { connectAsync } from 'mqtt';
 import { bench } from './frame/bench.ts';
 import { scaled } from './frame/options.ts';
-import { eventFor, openProgress, sendAll, tellEvery } from './frame/progress.ts';
+import { receiver, tellEvery } from './frame/progress.ts';
 import { report } from './frame/report.ts';
 import { compare, type Contender } from './frame/rounds.ts';
 
@@ -28,16 +28,9 @@ await bench(
         concurrency: 64,
         triggers: [{ name: 'events', mqtt: { topic: `bench/${qos}/atoll`, qos } }],
       });
-      const contender = async (name: string, topic: string, pid: number): Promise<Contender> => {
-        const progress = await openProgress();
-        closing(async () => progress.close());
-        const event = eventFor(progress);
-        const send = (): void => void client.publish(`bench/${qos}/${topic}`, event, { qos });
-        return {
-          name,
-          pids: () => [pid],
-          round: async () => ({ events: count, seconds: await sendAll(progress, { count, backlog, send }) }),
-        };
+      const contender = (name: string, topic: string, pid: number): Promise<Contender> => {
+        const send = (event: Buffer): void => void client.publish(`bench/${qos}/${topic}`, event, { qos });
+        return receiver({ name, pid, count, backlog, closing, send });
       };
       await report(
         await compare({

@@ -1,7 +1,7 @@
 /** What does isolation cost a NATS event? Events of 100 bytes without an answer, against a subscriber with the handler inline. */
 import { bench } from './frame/bench.ts';
 import { scaled } from './frame/options.ts';
-import { eventFor, openProgress, sendAll, tellEvery } from './frame/progress.ts';
+import { receiver, tellEvery } from './frame/progress.ts';
 import { report } from './frame/report.ts';
 import { compare, type Contender } from './frame/rounds.ts';
 
@@ -20,17 +20,8 @@ await bench(async ({ nats: startNats, site: startSite, deploy, baseline, closing
   const inline = await baseline('nats.ts', server.url, 'bench.inline', 'count');
   const copy = await baseline('nats.ts', server.url, 'bench.copy', 'count');
 
-  async function contender(name: string, subject: string, pid: number): Promise<Contender> {
-    const progress = await openProgress();
-    closing(async () => progress.close());
-    const event = eventFor(progress);
-    const send = (): void => nats.publish(subject, event);
-    return {
-      name,
-      pids: () => [pid],
-      round: async () => ({ events: count, seconds: await sendAll(progress, { count, backlog, send }) }),
-    };
-  }
+  const contender = (name: string, subject: string, pid: number): Promise<Contender> =>
+    receiver({ name, pid, count, backlog, closing, send: (event) => nats.publish(subject, event) });
 
   await report(
     await compare({

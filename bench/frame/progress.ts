@@ -2,6 +2,8 @@
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
+import type { Closing } from '../../test/support/closing.ts';
+import type { Contender } from './rounds.ts';
 
 /** The handler tells its count at each such step; what a round sends is a multiple of it. */
 export const tellEvery = 500;
@@ -63,7 +65,7 @@ export function eventFor({ port }: Progress): Buffer {
  * Sends `count` events and resolves when all were handled, at most `backlog` being on their way. `send` may tell by a
  * promise that the broker has it. Returns the seconds that took.
  */
-export async function sendAll(
+async function sendAll(
   progress: Progress,
   { count, backlog, send }: { count: number; backlog: number; send(): void | Promise<void> },
 ): Promise<number> {
@@ -78,4 +80,25 @@ export async function sendAll(
   }
   await progress.reaches(before + count);
   return (performance.now() - started) / 1000;
+}
+
+/** One that handles what `send` publishes: `count` events each round, at most `backlog` of them on their way. */
+export async function receiver(options: {
+  readonly name: string;
+  readonly pid: number;
+  readonly count: number;
+  readonly backlog: number;
+  readonly closing: Closing;
+  send(event: Buffer): void;
+}): Promise<Contender> {
+  const { name, pid, count, backlog } = options;
+  const progress = await openProgress();
+  options.closing(async () => progress.close());
+  const event = eventFor(progress);
+  const send = (): void => options.send(event);
+  return {
+    name,
+    pids: () => [pid],
+    round: async () => ({ events: count, seconds: await sendAll(progress, { count, backlog, send }) }),
+  };
 }

@@ -1,8 +1,9 @@
 /** A site that goes on for long: what it holds must not grow with what it has handled. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { expect } from 'vitest';
+import { pssBytes } from '../../bench/frame/processes.ts';
 import type { LivingProcess, Site } from '../e2e/site.ts';
 import { testFault, type Watch, type World } from './fire.ts';
 import { scale, soak } from './scale.ts';
@@ -97,7 +98,7 @@ async function look(site: Site): Promise<Sample> {
   for (const process of site.processes()) {
     const part = process.pid === site.info.pid ? 'faas up' : partOf(process);
     if (part === undefined) continue;
-    bytes[part] = (bytes[part] ?? 0) + pssBytes(process.pid);
+    bytes[part] = (bytes[part] ?? 0) + pssBytes([process.pid]);
     descriptors[part] = (descriptors[part] ?? 0) + readdirSync(`/proc/${process.pid}/fd`).length;
   }
   const nats = await site.nats();
@@ -115,11 +116,6 @@ const parts = { 'runtime/main': 'host', 'invoker/child': 'handlers', 'nats-serve
 
 function partOf({ commandLine }: LivingProcess): string | undefined {
   return Object.entries(parts).find(([name]) => commandLine.includes(name))?.[1];
-}
-
-function pssBytes(pid: number): number {
-  const [, kibibytes] = /^Pss:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8')) ?? [];
-  return Number(kibibytes) * 1024;
 }
 
 function filesBelow(folder: string): number {
