@@ -9,6 +9,8 @@ import type { Books, FlowName } from './books.ts';
 /** Events of one flow that are on their way at once. */
 const window = 32;
 const answerMs = 5_000;
+/** mqtt.js would wait for ever when the broker closes the connection between CONNECT and CONNACK. */
+const failsOnce = false;
 const againMs = 50;
 
 export interface FlowOptions {
@@ -57,12 +59,16 @@ async function sendToGateway(options: FlowOptions): Promise<void> {
 async function sendToMqtt(options: FlowOptions): Promise<void> {
   let connecting: ReturnType<typeof connect> | undefined;
   const connect = async () => {
-    const client = await connectAsync(options.mqttUrl(), {
-      protocolVersion: options.mqttVersion,
-      connectTimeout: answerMs,
-      reconnectPeriod: 0,
-      keepalive: 5,
-    });
+    const client = await connectAsync(
+      options.mqttUrl(),
+      {
+        protocolVersion: options.mqttVersion,
+        connectTimeout: answerMs,
+        reconnectPeriod: 0,
+        keepalive: 5,
+      },
+      failsOnce,
+    );
     const lost = Promise.withResolvers<never>();
     lost.promise.catch(() => {});
     client.on('error', () => {});
