@@ -7,7 +7,7 @@ import { closeLater } from '../support/closing.ts';
 import { startMosquitto } from '../support/mosquitto.ts';
 import { startNats } from '../support/nats.ts';
 import { openJournal, recordModule } from './journal.ts';
-import { describes, startSite, unready, until, type FunctionSource } from './site.ts';
+import { describes, processNamed, startSite, unready, until, type FunctionSource } from './site.ts';
 
 vi.setConfig({ testTimeout: 120_000 });
 
@@ -191,5 +191,32 @@ test.concurrent.for([4, 5] as const)(
     await until('all came', () => seen() === count || undefined, 60_000).catch((error: unknown) => {
       throw new Error(`${seen()} of ${count} came`, { cause: error });
     });
+  },
+);
+
+test.concurrent(
+  "a host that stood still is sent again what was on its way from nats-server's MQTT listener, and no more",
+  async ({ onTestFinished: closing }) => {
+    const count = 1_500;
+    const journal = await openJournal<Recorded>({ closing });
+    const site = await startSite({ closing });
+    await site.deploy(recorder(journal, [{ name: 'numbers', mqtt: { topic: 'numbers', qos: 1 } }]));
+    const client = await connectAsync(site.info.mqtt?.url ?? '', { protocolVersion: 4 });
+    closeLater(() => client.endAsync(true), closing);
+    const { pid } = processNamed(site, 'runtime/main');
+    process.kill(pid, 'SIGSTOP');
+    const sent = Array.from({ length: count }, (_, n) =>
+      client.publishAsync('numbers', JSON.stringify({ n }), { qos: 1 }),
+    );
+    // Longer than the server waits for an acknowledgement: docs/reference/delivery.md.
+    await Promise.all([...sent, pause(6_000)]);
+    process.kill(pid, 'SIGCONT');
+    const times = (): Map<number, number> => {
+      const counts = new Map<number, number>();
+      for (const { event } of journal.read()) counts.set(event.n, (counts.get(event.n) ?? 0) + 1);
+      return counts;
+    };
+    await until('all came', () => times().size === count || undefined, 60_000);
+    expect([...times().values()].filter((one) => one > 1).length).toBeLessThanOrEqual(100);
   },
 );

@@ -2,7 +2,7 @@ import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { request } from 'node:http';
-import { createServer, type Server } from 'node:net';
+import { createConnection, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { jetstream, jetstreamManager, StorageType } from '@nats-io/jetstream';
@@ -86,6 +86,34 @@ function upgrade(url: string, origin: string): Promise<number | undefined> {
     asked.end();
   });
 }
+
+test('a client may be 100 MB behind without being thrown out', { timeout: 60_000 }, async () => {
+  const broker = await start(await temporaryFolder());
+  const slow = createConnection(portOf(broker.nats.url), '127.0.0.1');
+  closeLater(async () => void slow.destroy());
+  await once(slow, 'data');
+  slow.write('CONNECT {"verbose":false}\r\nSUB burst 1\r\nPING\r\n');
+  let text = '';
+  while (!text.includes('PONG')) text += String((await once(slow, 'data'))[0]);
+  slow.pause();
+
+  const nats = await connect({ servers: broker.nats.url });
+  closeLater(() => nats.close());
+  const megabyte = new Uint8Array(1024 * 1024);
+  for (let count = 0; count < 100; count += 1) {
+    nats.publish('burst', megabyte);
+    await nats.flush();
+  }
+
+  let received = 0;
+  slow.on('data', (chunk: Buffer) => (received += chunk.length));
+  const closed = once(slow, 'close').then(() => 'thrown out');
+  const all = new Promise((resolve) =>
+    slow.on('data', () => received >= 100 * megabyte.length && resolve('all came')),
+  );
+  slow.resume();
+  expect(await Promise.race([all, closed])).toBe('all came');
+});
 
 test('ports stay the same from one start to the next', async () => {
   const dir = await temporaryFolder();
