@@ -35,6 +35,8 @@ import { LoadError, loadUserFunction, preload, type UserFunction } from './user-
 const socketFd = 3;
 /** How long output waits for a host that does not read, before it is queued instead. */
 const blockedWriteMs = 2_000;
+/** So many frames go out while the handlers of a tick still run: the host works on them meanwhile, instead of after. */
+const framesAtOnce = 16;
 
 const writer = new FrameWriter();
 const running = new Map<number, HandlerContext>();
@@ -46,6 +48,7 @@ let region: string;
 let oneAtATime: boolean;
 const callbacks = takesCallbacks(Number.parseInt(process.versions.node, 10));
 let scheduled = false;
+let unsent = 0;
 
 // 1. Connect
 const decoder = new FrameDecoder(onFrame);
@@ -244,8 +247,10 @@ function endWith(fault: ThrownFault): void {
   process.exit(fault.code === 'Runtime.UnhandledPromiseRejection' ? 128 : 129);
 }
 
-/** All frames of a tick in one write: nextTick runs when the microtasks of all that finished are through. */
+/** The frames of a tick together: nextTick runs when the microtasks of all that finished are through. */
 function schedule(): void {
+  unsent += 1;
+  if (unsent >= framesAtOnce) flush(false);
   if (scheduled) return;
   scheduled = true;
   process.nextTick(flushScheduled);
@@ -261,6 +266,7 @@ function flushScheduled(): void {
  * When the socket is full: `wait` blocks for a while, as writing to a pipe would; else the stream takes over.
  */
 function flush(wait: boolean): void {
+  unsent = 0;
   if (writer.empty) return;
   const parts = writer.take();
   for (const [index, part] of parts.entries()) {
@@ -274,6 +280,7 @@ function flush(wait: boolean): void {
     socket.uncork();
     return;
   }
+  writer.reuse();
 }
 
 /** Returns how much went out. */

@@ -41,7 +41,8 @@ export class ProtocolError extends Error {
   override name = 'ProtocolError';
 }
 
-// One slab serves some hundred small frames; what was written is never written over, so no write is waited for.
+// One slab serves some hundred small frames. What was written is not written over before its owner says that it is
+// sent, so no write is waited for.
 const slabBytes = 64 * 1024;
 /** From this size on bytes are sent from where they lie instead of being copied into the slab. */
 const referenceBytes = 16 * 1024;
@@ -172,6 +173,11 @@ export class FrameWriter {
     this.#parts = [];
     this.#partBytes = 0;
     return parts;
+  }
+
+  /** All that `take` handed out is sent: its memory is used again, which costs the kernel no new page. */
+  reuse(): void {
+    if (this.empty) this.#from = this.#at = 0;
   }
 
   #written(): number {

@@ -320,11 +320,12 @@ export class Worker<Run> {
       if (this.#socket.destroyed || !this.#socket.writable) return;
       if (parts.length === 1) {
         this.#socket.write(parts[0]!);
-        return;
+      } else {
+        this.#socket.cork();
+        for (const part of parts) this.#socket.write(part);
+        this.#socket.uncork();
       }
-      this.#socket.cork();
-      for (const part of parts) this.#socket.write(part);
-      this.#socket.uncork();
+      if (this.#socket.writableLength === 0) this.#writer.reuse();
     });
   }
 
