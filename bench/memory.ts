@@ -12,6 +12,7 @@ import { pathToFileURL } from 'node:url';
 import { bundle } from '../cli/build/bundle.ts';
 import { validate } from '../crds/function.ts';
 import { temporaryFolder } from '../test/support/folder.ts';
+import { compileCacheFolder } from '../runtime/process/compile-cache.ts';
 import { bench } from './frame/bench.ts';
 import { pssBytes, treeOf } from './frame/processes.ts';
 import { report } from './frame/report.ts';
@@ -43,6 +44,8 @@ await bench(async ({ closing }) => {
     name,
     async round() {
       const child = spawn(process.execPath, await args(), {
+        // As the backend starts a host: what it has compiled it need not compile again.
+        env: { ...process.env, NODE_COMPILE_CACHE: compileCacheFolder() },
         stdio: ['pipe', 'pipe', 'inherit'],
         detached: true,
       });

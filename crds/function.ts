@@ -11,7 +11,8 @@ import { check, type Problem } from './check.ts';
 import { invokeTrigger, memoryMax, memoryMin, nameAllowed, namePattern, rules } from './rules.ts';
 
 export { problemText, type Problem } from './check.ts';
-export { invokeTrigger, memoryBytes, namePattern } from './rules.ts';
+export { invokeTrigger, namePattern } from './rules.ts';
+export { everyMs, memoryBytes, parseHandler, sourceOf, triggerKinds } from './values.ts';
 
 export const apiVersion = 'atoll.dev/v1alpha1';
 export const kind = 'Function';
@@ -612,13 +613,6 @@ export interface TriggerSources {
   schedule: Static<typeof ScheduleTrigger>;
 }
 export type TriggerKind = keyof TriggerSources;
-export const triggerKinds = [
-  'nats',
-  'jetstream',
-  'mqtt',
-  'http',
-  'schedule',
-] as const satisfies TriggerKind[];
 
 export interface ObjectMeta {
   name: string;
@@ -717,17 +711,6 @@ export interface FunctionObject {
   status?: FunctionStatus;
 }
 
-/** The one source a trigger has. Validation guarantees that there is exactly one. */
-export function sourceOf(
-  trigger: TriggerSpec,
-): { [K in TriggerKind]: { kind: K; source: TriggerSources[K] } }[TriggerKind] {
-  for (const kind of triggerKinds) {
-    const source = trigger[kind];
-    if (source !== undefined) return { kind, source } as ReturnType<typeof sourceOf>;
-  }
-  throw new Error(`trigger "${trigger.name}" has no source`);
-}
-
 /** The object as a whole. Of metadata only what a user may set or `faas get` prints is known. */
 const ObjectSchema = Type.Object(
   {
@@ -775,21 +758,4 @@ export function validate(
   if (!checked.ok) return checked;
   const { status: _, ...manifest } = checked.value as FunctionManifest & { status?: unknown };
   return { ok: true, object: manifest };
-}
-
-/** Milliseconds of spec.triggers[].schedule.every. */
-export function everyMs(every: string): number {
-  const [, count, unit] = /^([0-9]+)(ms|s|m|h|d)$/.exec(every) ?? [];
-  const unitMs = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }[unit ?? ''];
-  if (unitMs === undefined) throw new RangeError(`"${every}" is not an interval such as 500ms or 5m`);
-  return Number(count) * unitMs;
-}
-
-/** The two parts of spec.handler, as Lambda reads it: `src/app.api.get` is the export `api.get` of `src/app`. */
-export function parseHandler(handler: string): { file: string; export: string } {
-  const dot = handler.indexOf('.', handler.lastIndexOf('/') + 1);
-  if (dot <= 0 || dot === handler.length - 1) {
-    throw new RangeError(`"${handler}" is not <file without extension>.<export>`);
-  }
-  return { file: handler.slice(0, dot), export: handler.slice(dot + 1) };
 }

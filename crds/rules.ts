@@ -7,6 +7,7 @@
  * expression to a list macro, and give every string and list in reach a maximum.
  */
 import type { FunctionSpec, TriggerSpec } from './function.ts';
+import { exactBytes, triggerKinds } from './values.ts';
 
 /** `<name>`, ≤ 52 characters: it becomes a Service name, a NATS subject token and a consumer name. */
 export const namePattern = '^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$';
@@ -129,28 +130,6 @@ const reservedEnv =
   '^(_HANDLER|_X_AMZN_TRACE_ID|AWS_REGION|AWS_DEFAULT_REGION|AWS_EXECUTION_ENV|AWS_LAMBDA_.*|LAMBDA_TASK_ROOT|LAMBDA_RUNTIME_DIR|ATOLL_.*)$';
 const reservedName = new RegExp(reservedEnv, 'u');
 
-const units: Record<string, number> = {
-  '': 1,
-  k: 1e3,
-  M: 1e6,
-  G: 1e9,
-  Ki: 1024,
-  Mi: 1024 ** 2,
-  Gi: 1024 ** 3,
-};
-
-/** Bytes of a Kubernetes quantity that fits the schema of spec.memory, fractions of a byte rounded up. */
-export function memoryBytes(quantity: string): number {
-  return Math.ceil(exactBytes(quantity));
-}
-
-function exactBytes(quantity: string): number {
-  const [, number = '', unit = ''] = /^([0-9.]+)([A-Za-z]*)$/.exec(quantity) ?? [];
-  const factor = units[unit];
-  if (!number || factor === undefined) throw new RangeError(`"${quantity}" is not a quantity such as 128Mi`);
-  return Number(number) * factor;
-}
-
 const hasZone = (timeZone: string): boolean => {
   try {
     const { timeZone: known } = new Intl.DateTimeFormat('en', { timeZone }).resolvedOptions();
@@ -160,8 +139,6 @@ const hasZone = (timeZone: string): boolean => {
     return false;
   }
 };
-
-const sources = ['nats', 'jetstream', 'mqtt', 'http', 'schedule'] as const satisfies (keyof TriggerSpec)[];
 
 export const rules: readonly Rule[] = [
   rule<{ metadata: { name: string } }>(
@@ -219,7 +196,7 @@ export const rules: readonly Rule[] = [
     `is reserved: asynchronous invokes go by the name "${invokeTrigger}"`,
     (self) => self !== invokeTrigger,
   ),
-  exactlyOne('spec.triggers[]', sources),
+  exactlyOne('spec.triggers[]', triggerKinds),
 
   matches('spec.triggers[].nats.subject', subjectFilter, subjectMessage),
   matchesNot('spec.triggers[].nats.subject', internalSubject, internalMessage),

@@ -3,7 +3,8 @@
  * A new version is ready before the old one is drained; one that fails leaves the old one answering.
  */
 import { readFile } from 'node:fs/promises';
-import { memoryBytes, sourceOf, type FunctionSpec, type TriggerSpec } from '../crds/function.ts';
+import type { FunctionSpec, TriggerSpec } from '../crds/function.ts';
+import { memoryBytes, sourceOf } from '../crds/values.ts';
 import type { NatsLink } from './clients/nats.ts';
 import type { FunctionConfig, HostFunctionStatus, MqttSettings } from './config.ts';
 import type { DeadLetters } from './dead-letters.ts';

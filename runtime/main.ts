@@ -1,4 +1,5 @@
 /** Read the config file, start the host, wait for a signal, drain. Nothing else. */
+import { flushCompileCache } from 'node:module';
 import { openLog } from './log.ts';
 import { startHost } from './start.ts';
 
@@ -9,6 +10,8 @@ if (configPath === undefined) {
 }
 const log = openLog();
 const host = await startHost(configPath, log);
+// By itself Node writes it at a regular exit, and a host may be killed before it ever has one.
+flushCompileCache();
 process.on('SIGHUP', () => void host.reload());
 let stopping: Promise<void> | undefined;
 for (const signal of ['SIGTERM', 'SIGINT'] as const) {

@@ -15,6 +15,7 @@ import type {
   S3Settings,
 } from '../../runtime/config.ts';
 import type { Log } from '../../runtime/log.ts';
+import { compileCacheFolder } from '../../runtime/process/compile-cache.ts';
 import { supervise, type SupervisedState } from '../../runtime/process/supervise.ts';
 import { folderMode, writeAtomically } from '../stores/atomic-file.ts';
 import { markProcess, temporaryPrefix } from '../stores/process-marks.ts';
@@ -223,7 +224,7 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
     name: 'host',
     command: options.node ?? process.execPath,
     args: [mainFile(), configFile],
-    env: Object.fromEntries(Object.entries(process.env).filter(([name]) => passedOn.test(name))),
+    env: hostEnvironment(),
     ready: (child) => connect(child.signal),
     get graceMs() {
       const timeouts = [...workloads.values()].map(({ spec }) => spec.timeoutSeconds * 1000);
@@ -313,6 +314,12 @@ async function socketPath(paths: SitePaths): Promise<{ path: string; temporary?:
   const temporary = await mkdtemp(join(tmpdir(), temporaryPrefix));
   await chmod(temporary, folderMode);
   return { path: join(temporary, 'host.sock'), temporary };
+}
+
+function hostEnvironment(): NodeJS.ProcessEnv {
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => passedOn.test(name)));
+  const cache = compileCacheFolder();
+  return cache === undefined ? env : { ...env, NODE_COMPILE_CACHE: cache };
 }
 
 /** Beside us in the same form: sources as sources, built as built. */

@@ -6,11 +6,11 @@ import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import type { Result } from '../event.ts';
 import type { Fault } from '../errors.ts';
+import { compileCacheFolder } from '../process/compile-cache.ts';
 import { readLines } from '../process/lines.ts';
 import { hostMark } from '../process/orphans.ts';
 import { signalGroup, spawnBound } from '../process/spawn.ts';
 import { monotonicMs } from './clock.ts';
-import { compileCacheFolder } from './compile-cache.ts';
 import { heapFlags, residentBytes } from './memory.ts';
 import { parseNodeOptions } from './node-options.ts';
 import {

@@ -13,7 +13,6 @@ import { pipeline } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
 import type { PackageSpec } from '../../crds/function.ts';
 import type { S3Settings } from '../config.ts';
-import { openS3 } from '../clients/s3.ts';
 import { AtollError } from '../errors.ts';
 import type { Log } from '../log.ts';
 import { inlineFile, maxPackedBytes, packageRule, packageSha256 } from './format.ts';
@@ -356,6 +355,8 @@ async function openS3Object(
   }
   // Not through URL: a key is taken as it is written, with "%" and "#" as themselves.
   const [, bucket = '', key = ''] = /^s3:[/][/]([^/]+)[/](.+)$/.exec(uri) ?? [];
+  // Loaded when first needed: a host whose packages are files does not pay for it.
+  const { openS3 } = await import('../clients/s3.ts');
   const client = await openS3(settings);
   try {
     const object = await client.get(key, { bucket, signal });

@@ -3,7 +3,8 @@
  * files, no owners, no times; the only mode that counts is whether a file may be executed.
  */
 import { createHash } from 'node:crypto';
-import { parseHandler, type PackageSpec } from '../../crds/function.ts';
+import type { PackageSpec } from '../../crds/function.ts';
+import { parseHandler } from '../../crds/values.ts';
 import { AtollError } from '../errors.ts';
 
 const MiB = 1024 ** 2;

@@ -4,7 +4,8 @@
  */
 import { createHash } from 'node:crypto';
 import { Cron } from 'croner';
-import { everyMs, type TriggerSources } from '../../crds/function.ts';
+import type { TriggerSources } from '../../crds/function.ts';
+import { everyMs } from '../../crds/values.ts';
 import { AtollError } from '../errors.ts';
 import type { TriggerEvent } from '../event.ts';
 import type { Inbox } from '../inbox.ts';

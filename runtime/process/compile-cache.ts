@@ -1,6 +1,6 @@
 /**
- * Where handler processes keep compiled code: halves their start, since our own files need no type stripping
- * again and a large bundle is not compiled anew.
+ * Where hosts and handler processes keep compiled code: halves their start, since our own files need no type
+ * stripping again and a large bundle is not compiled anew, and saves the 25 MiB that stripping would keep.
  */
 import { lstatSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
