@@ -12,6 +12,7 @@ const sources = [
   'functions',
   'examples',
   'tools',
+  'images',
   'test',
   'bench',
 ];

@@ -79,7 +79,7 @@ async function typeScriptFiles(folder: string): Promise<string[]> {
 }
 
 /** Module by module, so that files that name each other by path still find each other. */
-async function toJavaScript(text: string): Promise<string> {
+export async function toJavaScript(text: string): Promise<string> {
   const { transform } = await import('esbuild');
   const { code } = await transform(text, { loader: 'ts', target: 'node22', format: 'esm' });
   return code.replaceAll(/((?:\bfrom|\bimport)\s*\(?\s*"\.{1,2}\/[^"\n]+)\.ts"/g, '$1.js"');
