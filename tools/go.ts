@@ -1,12 +1,60 @@
-import { mkdir } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { mkdir, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { findOnPath, run } from './command.ts';
 import { NotPossible } from './installation.ts';
 import type { Installation } from './installation.ts';
-import type { GoTool } from './tools.ts';
+import type { GoModuleTool, GoTool } from './tools.ts';
 
 /** Builds the one binary; caches of modules and builds are as throw-away as the scratch folder they lie in. */
-export async function installGo(tool: GoTool, { result, scratch, env, signal }: Installation): Promise<void> {
+export async function installGo(tool: GoTool, installation: Installation): Promise<void> {
+  const { result, scratch } = installation;
+  await runGo(
+    ['install', '-trimpath', '-ldflags', '-s -w', `${tool.package}@v${tool.version}`],
+    { cwd: scratch, variables: { GOFLAGS: '-mod=mod -modcacherw', GOBIN: join(result, 'bin') } },
+    tool,
+    installation,
+  );
+}
+
+/** Builds a module of our own, and gives its program its further names. */
+export async function installGoModule(tool: GoModuleTool, installation: Installation): Promise<void> {
+  const bin = join(installation.result, 'bin');
+  const set = Object.entries(tool.variables).map(([name, value]) => `-X ${name}=${value}`);
+  await runGo(
+    [
+      ...['build', '-trimpath', '-buildvcs=false', '-gcflags=all=-dwarf=false'],
+      ...['-ldflags', ['-s -w', ...set].join(' '), '-o', join(bin, tool.binary), '.'],
+    ],
+    { cwd: sourceFolder(tool), variables: { GOFLAGS: '-mod=readonly -modcacherw' } },
+    tool,
+    installation,
+  );
+  for (const name of tool.links) await symlink(tool.binary, join(bin, name));
+}
+
+/** Changes with every byte that the program is built from. */
+export function sourceHash(tool: GoModuleTool): string {
+  const hash = createHash('sha256');
+  for (const file of ['go.mod', 'go.sum', 'main.go'])
+    hash.update(readFileSync(join(sourceFolder(tool), file)));
+  return hash
+    .update(JSON.stringify([tool.variables, tool.links]))
+    .digest('hex')
+    .slice(0, 12);
+}
+
+function sourceFolder(tool: GoModuleTool): string {
+  return join(import.meta.dirname, tool.module);
+}
+
+async function runGo(
+  args: readonly string[],
+  { cwd, variables }: { cwd: string; variables: Readonly<Record<string, string>> },
+  tool: GoTool | GoModuleTool,
+  { scratch, env, signal }: Installation,
+): Promise<void> {
   const go = findOnPath('go', env);
   if (go === undefined) {
     throw new NotPossible(
@@ -14,27 +62,25 @@ export async function installGo(tool: GoTool, { result, scratch, env, signal }: 
       `install Go, or put a ${tool.binary} of ${tool.accepted.atLeast} or later on PATH`,
     );
   }
-  const bin = join(result, 'bin');
   const temporary = join(scratch, 'tmp');
   await mkdir(temporary, { recursive: true });
-  await run(go, ['install', '-trimpath', '-ldflags', '-s -w', `${tool.package}@v${tool.version}`], {
-    cwd: scratch,
+  await run(go, args, {
+    cwd,
     signal,
     shown: ['CGO_ENABLED', 'GOFLAGS', 'GOTOOLCHAIN'],
     env: {
       ...env,
       CGO_ENABLED: '0',
-      // Modules are unpacked read-only otherwise, and could not be deleted afterwards.
-      GOFLAGS: '-mod=mod -modcacherw',
       GOTOOLCHAIN: 'local',
       GOWORK: 'off',
-      GOBIN: bin,
+      // Modules are unpacked read-only unless GOFLAGS has -modcacherw, and could not be deleted afterwards.
       GOCACHE: join(scratch, 'build'),
       GOMODCACHE: join(scratch, 'modules'),
       GOTMPDIR: temporary,
       // Set for cross-compiling, they would give a binary that does not run here.
       GOOS: undefined,
       GOARCH: undefined,
+      ...variables,
     },
   });
 }

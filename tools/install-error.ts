@@ -28,6 +28,7 @@ function advice(tool: Tool): string {
   const or = `or put a ${tool.binary} of ${tool.accepted.atLeast} or later on PATH`;
   switch (tool.kind) {
     case 'go':
+    case 'go-module':
       return `see that Go reaches its module proxy ("go env GOPROXY") and is new enough for this version, ${or}`;
     case 'pypi':
       return `see that pip reaches its index ("python3 -m pip config list"), ${or}`;

@@ -6,14 +6,14 @@ import { parseArgs } from 'node:util';
 import { CommandError, allOnPath, run } from './command.ts';
 import type { Environment } from './command.ts';
 import { debianFolders, installDebian } from './debian.ts';
-import { installGo } from './go.ts';
+import { installGo, installGoModule, sourceHash } from './go.ts';
 import { InstallError } from './install-error.ts';
 import type { Installation } from './installation.ts';
 import { withLock } from './lock.ts';
 import { ownedFolder } from './owner.ts';
 import { installPypi } from './pypi.ts';
 import { isAcceptable, isToolName, parseVersion, tools } from './tools.ts';
-import type { GoTool, PypiTool, Tool, ToolName } from './tools.ts';
+import type { GoModuleTool, GoTool, PypiTool, Tool, ToolName } from './tools.ts';
 
 export { InstallError } from './install-error.ts';
 export { tools } from './tools.ts';
@@ -65,10 +65,15 @@ export async function findTool(
 /** Asking a program for its version costs up to a second (Python), so each is asked once per process. */
 const found = new Map<string, string>();
 
-/** The folder that holds `<name>/<version>/bin/<program>` of every installed tool. */
+/** The folder that holds `<name>/<version>/bin/<program>` of every installed tool; see `cacheKey`. */
 export function cacheFolder(env: Environment = process.env): string {
   if (env['ATOLL_TOOLS']) return resolve(env['ATOLL_TOOLS']);
   return join(env['XDG_CACHE_HOME'] || join(env['HOME'] || homedir(), '.cache'), 'atoll', 'tools');
+}
+
+/** What we build from our own source is told apart by that too: a change of it makes another program. */
+function cacheKey(tool: Tool): string {
+  return tool.kind === 'go-module' ? `${tool.version}-${sourceHash(tool)}` : tool.version;
 }
 
 async function acceptableOnPath(
@@ -101,7 +106,7 @@ async function versionAnswer(path: string, tool: Tool, env: Environment): Promis
 
 function inCache(name: ToolName, tool: Tool, env: Environment): string | undefined {
   if (tool.kind === 'debian') return undefined;
-  const bin = join(cacheFolder(env), name, tool.version, 'bin');
+  const bin = join(cacheFolder(env), name, cacheKey(tool), 'bin');
   // A virtual environment links to the Python it was made with, which the machine may have replaced since.
   if (tool.kind === 'pypi' && !existsSync(join(bin, 'python3'))) return undefined;
   const path = join(bin, tool.binary);
@@ -118,7 +123,7 @@ async function install(name: ToolName, tool: Tool, options: InstallOptions): Pro
   const { log, env, signal } = options;
   const cache = cacheFolder(env);
   // All Debian packages share one lock because apt-get does one thing at a time.
-  const lock = join(cache, '.locks', tool.kind === 'debian' ? 'debian' : `${name}-${tool.version}`);
+  const lock = join(cache, '.locks', tool.kind === 'debian' ? 'debian' : `${name}-${cacheKey(tool)}`);
   const onWait = ({ pid }: { pid: number }): void =>
     log(`${name}: process ${pid} is installing it, waiting for that`);
   const path = await withLock(lock, () => installOnce(name, tool, cache, options), { onWait, signal });
@@ -146,7 +151,7 @@ async function installOnce(
   try {
     const installation: Installation = { result: join(scratch, 'result'), scratch, env, log, signal };
     if (tool.kind === 'debian') await installDebian(tool, installation);
-    else await installIntoCache(tool, installation, join(cache, name, tool.version));
+    else await installIntoCache(tool, installation, join(cache, name, cacheKey(tool)));
     const path = await findTool(name, { log: () => {}, env });
     if (path !== undefined) log(`${name}: ready after ${seconds()} s`);
     return path;
@@ -157,12 +162,13 @@ async function installOnce(
 }
 
 async function installIntoCache(
-  tool: GoTool | PypiTool,
+  tool: GoTool | GoModuleTool | PypiTool,
   installation: Installation,
   folder: string,
 ): Promise<void> {
   const { result, env, signal } = installation;
   if (tool.kind === 'go') await installGo(tool, installation);
+  else if (tool.kind === 'go-module') await installGoModule(tool, installation);
   else await installPypi(tool, installation);
   // A program that does not even start must not get into the cache, where it would be found for ever.
   await run(join(result, 'bin', tool.binary), tool.accepted.versionArguments, { env, signal });
@@ -171,6 +177,7 @@ async function installIntoCache(
 
 const deeds: { [K in Tool['kind']]: string } = {
   go: 'building it with Go',
+  'go-module': 'building it with Go',
   pypi: 'installing it from PyPI into a virtual environment',
   debian: 'installing its Debian package',
 };

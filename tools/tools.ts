@@ -21,6 +21,17 @@ export interface GoTool extends Described {
   readonly package: string;
 }
 
+/** A program of our own around the packages of others: `go.sum` pins by hash every module it is made of. */
+export interface GoModuleTool extends Described {
+  readonly kind: 'go-module';
+  /** A folder beside this file that holds go.mod, go.sum and main.go. */
+  readonly module: string;
+  /** What the linker sets: the programs tell their version by it. */
+  readonly variables: Readonly<Record<string, string>>;
+  /** Further names of the program, which does what the name it is called by says. */
+  readonly links: readonly string[];
+}
+
 /** Every file pip may download is pinned by hash in `requirements`, a file beside this one. */
 export interface PypiTool extends Described {
   readonly kind: 'pypi';
@@ -35,7 +46,7 @@ export interface DebianTool extends Described {
   readonly packages: readonly string[];
 }
 
-export type Tool = GoTool | PypiTool | DebianTool;
+export type Tool = GoTool | GoModuleTool | PypiTool | DebianTool;
 
 const mosquitto = {
   version: '2.0.11',
@@ -43,6 +54,8 @@ const mosquitto = {
   packages: ['mosquitto', 'mosquitto-clients'],
   usualSeconds: 15,
 } as const;
+
+const kubernetesVersion = '1.37.2';
 
 export const tools = {
   'nats-server': {
@@ -108,6 +121,46 @@ export const tools = {
     purpose: 'an MQTT client that is not ours; tests',
     binary: 'mosquitto_sub',
     accepted: { versionArguments: ['--version'], pattern: /version (\d+\.\d+\.\d+)/, atLeast: '2.0.0' },
+  },
+  kubernetes: {
+    version: kubernetesVersion,
+    kind: 'go-module',
+    module: 'kubernetes',
+    variables: Object.fromEntries(
+      ['k8s.io/component-base/version', 'k8s.io/client-go/pkg/version'].flatMap((path) => [
+        [`${path}.gitVersion`, `v${kubernetesVersion}`],
+        [`${path}.gitMajor`, kubernetesVersion.split('.')[0]!],
+        [`${path}.gitMinor`, kubernetesVersion.split('.')[1]!],
+        [`${path}.gitCommit`, `v${kubernetesVersion}`],
+        [`${path}.gitTreeState`, 'clean'],
+      ]),
+    ),
+    links: [
+      'etcd',
+      'kube-apiserver',
+      'kube-controller-manager',
+      'kube-proxy',
+      'kube-scheduler',
+      'kubectl',
+      'kubelet',
+    ],
+    purpose: 'a real cluster; tests',
+    binary: 'kubernetes',
+    usualSeconds: 400,
+    accepted: {
+      versionArguments: ['kubectl', 'version', '--client'],
+      pattern: /Client Version: v(\d+\.\d+\.\d+)/,
+      atLeast: '1.37.0',
+    },
+  },
+  openssl: {
+    version: '3.0',
+    kind: 'debian',
+    packages: ['openssl'],
+    purpose: 'certificates of a test cluster',
+    binary: 'openssl',
+    usualSeconds: 15,
+    accepted: { versionArguments: ['version'], pattern: /OpenSSL (\d+\.\d+\.\d+)/, atLeast: '3.0.0' },
   },
   faketime: {
     version: '0.9.10',

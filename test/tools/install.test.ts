@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { InstallError, findTool, toolPath, tools } from '../../tools/install.ts';
 import type { ToolName } from '../../tools/install.ts';
+import { sourceHash } from '../../tools/go.ts';
 import { isAcceptable, parseVersion } from '../../tools/tools.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { startProcess } from '../support/process.ts';
@@ -84,6 +85,27 @@ describe('an installation', () => {
       'nats-server 2.15.2: building it with Go; this usually takes about 45 s',
       expect.stringMatching(/^nats-server: ready after \d+ s$/),
     ]);
+  });
+
+  test('of a program of our own gives it its names, and a change of its source makes another one', async () => {
+    const machine = await emptyMachine();
+    await program(
+      join(machine.bin, 'go'),
+      'pwd > "$SEEN"; echo "$@" >> "$SEEN"',
+      'while [ "$1" != -o ]; do shift; done; mkdir -p "${2%/*}"',
+      `printf '#!/bin/sh\\necho "\${0##*/} $*"\\n' > "$2"; chmod 755 "$2"`,
+    );
+    const path = await toolPath('kubernetes', machine);
+
+    const source = join(installer, '../kubernetes');
+    expect(path).toMatch(/\/kubernetes\/1\.37\.2-[0-9a-f]{12}\/bin\/kubernetes$/);
+    expect(path).toContain(sourceHash(tools.kubernetes));
+    expect(sourceHash({ ...tools.kubernetes, links: [] })).not.toBe(sourceHash(tools.kubernetes));
+    const [folder, args] = (await readFile(machine.env.SEEN, 'utf8')).split('\n');
+    expect(folder).toBe(source);
+    expect(args).toContain('-X k8s.io/component-base/version.gitVersion=v1.37.2');
+    expect(await run(join(path, '../kubectl'), machine)).toBe('kubectl --version\n');
+    await expectNothingHalf(machine);
   });
 
   test('is made once when two processes need the tool at the same time, and both get it', async () => {
