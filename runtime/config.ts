@@ -1,14 +1,23 @@
 /** RuntimeConfig: what a backend hands over and `runtime/main.ts` reads. Both ends of one contract in one file. */
 import { readFile } from 'node:fs/promises';
-import type { FunctionSpec } from '../crds/function.ts';
+import type { FunctionSpec, PackageSpec } from '../crds/function.ts';
 
 /** Lambda's limit for a synchronous payload; also for the body of an http trigger's request. */
 export const maxPayloadBytes = 6 * 1024 * 1024;
 
+/** What a drained version may take beyond the function's timeout before it is killed. */
+export const drainGraceMs = 5_000;
+
+/** From the signal to the end of a host: what runs ends, then open connections. A backend that stops it waits longer. */
+export const stopMs = (timeoutSeconds: number): number => timeoutSeconds * 1000 + 2 * drainGraceMs;
+
 export interface RuntimeConfig {
   readonly site: string;
-  /** Where the host's own HTTP server listens: health, metrics, status, invoke and http triggers. */
-  readonly listen: { readonly path: string } | { readonly host: string; readonly port: number };
+  /**
+   * Where the host's own HTTP server listens: health, metrics, status, invoke and http triggers. Without `host`:
+   * on every address there is, as in a pod, whose address is not known beforehand.
+   */
+  readonly listen: { readonly path: string } | { readonly host?: string; readonly port: number };
   readonly nats?: NatsSettings;
   readonly mqtt?: MqttSettings;
   readonly s3?: S3Settings;
@@ -48,10 +57,27 @@ export interface FunctionConfig {
   readonly uid: string;
   readonly generation: number;
   readonly spec: FunctionSpec;
-  /** spec.env resolved by the backend: plain values, or the file a secret lies in. */
-  readonly env: readonly (
-    { readonly name: string; readonly value: string } | { readonly name: string; readonly file: string }
-  )[];
+  /** spec.env resolved by the backend. */
+  readonly env: readonly VariableSource[];
+}
+
+/** A plain value, the file a secret lies in, or a variable of the host's own environment that tells about its pod. */
+export type VariableSource =
+  | { readonly name: string; readonly value: string }
+  | {
+      readonly name: string;
+      readonly file: string;
+      /** True: without the file the variable is not set, instead of nothing starting. */
+      readonly optional?: boolean;
+    }
+  | { readonly name: string; readonly variable: string };
+
+/** What `runtime/package/main.ts` puts into the cache before a host starts that has no access to any store. */
+export interface PackageConfig {
+  readonly package: PackageSpec;
+  readonly handler: string;
+  readonly cache: string;
+  readonly s3?: S3Settings;
 }
 
 /** What the host tells about one function: GET /status, and one line each at a change with ?watch=true. */

@@ -6,7 +6,7 @@ import { readFile } from 'node:fs/promises';
 import type { FunctionSpec, TriggerSpec } from '../crds/function.ts';
 import { memoryBytes, sourceOf } from '../crds/values.ts';
 import type { NatsLink } from './clients/nats.ts';
-import type { FunctionConfig, HostFunctionStatus, MqttSettings } from './config.ts';
+import { drainGraceMs, type FunctionConfig, type HostFunctionStatus, type MqttSettings } from './config.ts';
 import type { DeadLetters } from './dead-letters.ts';
 import type { DestinationParts } from './destinations.ts';
 import { AtollError, faultOf } from './errors.ts';
@@ -22,9 +22,6 @@ import type { Server } from './server.ts';
 import { triggers } from './triggers/index.ts';
 import { invokeTriggerName, openInvoke } from './triggers/invoke.ts';
 import type { Trigger, TriggerContext, TriggerState } from './triggers/trigger.ts';
-
-/** What a drained version may take beyond the function's timeout before it is killed. */
-export const drainGraceMs = 5_000;
 
 /** Waits between attempts to fetch a package or start a process that may succeed later. */
 const retryFloorMs = 500;
@@ -437,13 +434,33 @@ function invokerKey({ spec, env }: FunctionConfig, sha256: string): string {
   ]);
 }
 
-async function environment(config: FunctionConfig): Promise<Record<string, string>> {
+async function environment({ env, spec }: FunctionConfig): Promise<Record<string, string>> {
   const entries = await Promise.all(
-    config.env.map(
-      async (one) => [one.name, 'file' in one ? await readFile(one.file, 'utf8') : one.value] as const,
-    ),
+    env.map(async (one): Promise<readonly [string, string] | undefined> => {
+      if ('value' in one) return [one.name, one.value];
+      if ('variable' in one) return [one.name, process.env[one.variable] ?? ''];
+      try {
+        return [one.name, await readFile(one.file, 'utf8')];
+      } catch (error) {
+        const missing = (error as NodeJS.ErrnoException).code === 'ENOENT';
+        if (missing && one.optional) return undefined;
+        throw new AtollError(
+          missing ? 'SecretNotFound' : 'NotAllowed',
+          `env ${one.name}: ${one.file} ${missing ? 'is missing' : 'cannot be read'}${whatItHolds(spec, one.name)}`,
+          { cause: error },
+        );
+      }
+    }),
   );
-  return Object.fromEntries(entries);
+  return Object.fromEntries(entries.filter((entry) => entry !== undefined));
+}
+
+/** In a cluster the file is only where a key of an object is shown: that is what its owner knows. */
+function whatItHolds(spec: FunctionSpec, variable: string): string {
+  const { secretKeyRef, configMapKeyRef } = spec.env.find(({ name }) => name === variable)?.valueFrom ?? {};
+  const ref = secretKeyRef ?? configMapKeyRef;
+  if (!ref) return '';
+  return `: it holds the key "${ref.key}" of the ${secretKeyRef ? 'Secret' : 'ConfigMap'} "${ref.name}"`;
 }
 
 function write(log: Log, { level, message, time: _time, ...fields }: LogRecord): void {

@@ -9,6 +9,7 @@ import { openConsumer } from './consumer.ts';
 import { AtollError, faultOf } from './errors.ts';
 import type { SourceKind, TriggerEvent } from './event.ts';
 import type { Log } from './log.ts';
+import { inboxConsumer } from './names.ts';
 import { ensureInboxStream, inboxEventsPerTrigger, inboxMaxEventBytes, inboxStream } from './streams.ts';
 import { inboxSubject } from './streams.ts';
 import type { FunctionRef, Trigger, TriggerContext } from './triggers/trigger.ts';
@@ -147,10 +148,6 @@ export function openInboxTrigger(context: TriggerContext & { function: FunctionR
     },
     context,
   );
-}
-
-export function inboxConsumer({ namespace, name }: { namespace: string; name: string }): string {
-  return `${namespace}_${name}`;
 }
 
 /**

@@ -1,9 +1,9 @@
 /** Composes a host from its config: connections, server, and one RunningFunction for each entry of the list. */
-import { readRuntimeConfig, type FunctionConfig, type RuntimeConfig } from './config.ts';
+import { drainGraceMs, readRuntimeConfig, type FunctionConfig, type RuntimeConfig } from './config.ts';
 import { openNats } from './clients/nats.ts';
 import { openDeadLetters } from './dead-letters.ts';
 import { openMqttPublisher } from './destinations.ts';
-import { drainGraceMs, openFunction, type RunningFunction } from './function.ts';
+import { openFunction, type RunningFunction } from './function.ts';
 import { openHealth } from './health.ts';
 import { openInbox } from './inbox.ts';
 import type { Log } from './log.ts';

@@ -12,10 +12,9 @@ import { Kvm } from '@nats-io/kv';
 import type { KV } from '@nats-io/kv';
 import { nanos } from '@nats-io/nats-core';
 import type { NatsConnection } from '@nats-io/nats-core';
+import { deadStream, inboxStream, stateBucket, type Target } from './names.ts';
 
-export const inboxStream = 'ATOLL_INBOX';
-export const deadStream = 'ATOLL_DEAD';
-export const stateBucket = 'ATOLL_STATE';
+export { deadStream, inboxStream, stateBucket };
 
 /** Events of one trigger that may wait in the inbox: what a flooded function cannot take from the others. */
 export const inboxEventsPerTrigger = 10_000;
@@ -25,11 +24,6 @@ export const inboxMaxEventBytes = 8 * 1024 * 1024;
 export const deadLettersPerTrigger = 100_000;
 /** Within this time the same message id is stored once. */
 const dedupeMs = 120_000;
-
-interface Target {
-  readonly namespace: string;
-  readonly name: string;
-}
 
 export function inboxSubject(site: string, { namespace, name }: Target, trigger: string): string {
   return `atoll.${site}.inbox.${namespace}.${name}.${trigger}`;

@@ -76,7 +76,7 @@ test('imports go leftwards only: crds ← runtime ← controller ← gateway ←
 
 test('the controller takes from the runtime only what the design lists', () => {
   const allowed =
-    /^runtime\/(config|errors|log|metrics|health|package\/format|process\/[\w-]+|clients\/(nats|mqtt)|triggers\/forget)\.ts$/;
+    /^runtime\/(config|errors|log|metrics|health|names|package\/format|process\/[\w-]+|clients\/(nats|mqtt)|triggers\/forget)\.ts$/;
   const wrong = own.filter(
     ({ from, to }) => folderOf(from) === 'controller' && folderOf(to) === 'runtime' && !allowed.test(to),
   );

@@ -5,17 +5,25 @@ import type { HostStatusLine } from '../../runtime/config.ts';
 /** A line is one function's status: sixteen triggers with a message each. */
 const maxLineBytes = 1024 * 1024;
 
+/** How often an idle connection is asked below HTTP whether its other end is there: a node may vanish without a word. */
+const keepAliveMs = 5_000;
+
 /**
- * Resolves when the host has answered; from then on it listens to signals. Rejects when it cannot be reached.
- * `onEnd` is called once, when a stream that was open is over, for whatever reason.
+ * `address` is `unix:/path` or `http://host:port`. Resolves when the host has answered; from then on it listens to
+ * signals. Rejects when it cannot be reached. `onEnd` is called once, when a stream that was open is over, for
+ * whatever reason.
  */
 export function followHostStatus(
-  socketPath: string,
+  address: string,
   listeners: { onLine: (line: HostStatusLine) => void; onEnd: () => void },
   signal: AbortSignal,
 ): Promise<void> {
   return new Promise((resolve, reject) => {
-    const asked = request({ socketPath, path: '/status?watch=true', signal, agent: false });
+    const path = '/status?watch=true';
+    const asked = address.startsWith('unix:')
+      ? request({ socketPath: address.slice('unix:'.length), path, signal, agent: false })
+      : request(`${address}${path}`, { signal, agent: false });
+    asked.setSocketKeepAlive(true, keepAliveMs);
     asked.once('error', reject);
     asked.once('response', (response) => {
       if (response.statusCode !== 200) {

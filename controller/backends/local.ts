@@ -5,14 +5,15 @@ import { extname, join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { FunctionSpec } from '../../crds/function.ts';
-import type {
-  FunctionConfig,
-  HostFunctionStatus,
-  HostStatusLine,
-  MqttSettings,
-  NatsSettings,
-  RuntimeConfig,
-  S3Settings,
+import {
+  stopMs,
+  type FunctionConfig,
+  type HostFunctionStatus,
+  type HostStatusLine,
+  type MqttSettings,
+  type NatsSettings,
+  type RuntimeConfig,
+  type S3Settings,
 } from '../../runtime/config.ts';
 import type { Log } from '../../runtime/log.ts';
 import { compileCacheFolder } from '../../runtime/process/compile-cache.ts';
@@ -32,8 +33,8 @@ const maxSocketPathBytes = 100;
 const probeMs = 50;
 /** A missing secret is looked for again this often. */
 const secretsMs = 1_000;
-/** On top of the longest timeout: the host drains within less of it, then it hangs. */
-const stopGraceMs = 15_000;
+/** On top of what a host may take to stop: beyond it, it hangs. */
+const stopGraceMs = 5_000;
 
 /** A record holds a line of 64 KiB, which JSON's escapes may make six times as long, and a stack. */
 const maxRecordBytes = 1024 * 1024;
@@ -166,7 +167,7 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
   async function connect(signal: AbortSignal): Promise<void> {
     for (;;) {
       try {
-        await followHostStatus(socket.path, { onLine: hear, onEnd: lost }, signal);
+        await followHostStatus(`unix:${socket.path}`, { onLine: hear, onEnd: lost }, signal);
         break;
       } catch (error) {
         if (signal.aborted) throw error;
@@ -227,8 +228,8 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
     env: hostEnvironment(),
     ready: (child) => connect(child.signal),
     get graceMs() {
-      const timeouts = [...workloads.values()].map(({ spec }) => spec.timeoutSeconds * 1000);
-      return Math.max(0, ...timeouts) + stopGraceMs;
+      const timeouts = [...workloads.values()].map(({ spec }) => spec.timeoutSeconds);
+      return stopMs(Math.max(0, ...timeouts)) + stopGraceMs;
     },
     maxLineBytes: maxRecordBytes,
     onOutput: sort,

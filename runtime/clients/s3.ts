@@ -177,10 +177,12 @@ interface Credentials {
 
 async function readCredentials(file: string): Promise<Credentials> {
   const refused = (why: string) => new AtollError('PackageForbidden', `S3 credentials file ${file}: ${why}`);
-  const { mode } = await stat(file).catch((error: NodeJS.ErrnoException) => {
+  const { mode, uid } = await stat(file).catch((error: NodeJS.ErrnoException) => {
     throw refused(error.code === 'ENOENT' ? 'is not there' : `cannot be read (${error.code})`);
   });
-  if ((mode & 0o077) !== 0) {
+  // A Secret in a pod is root's, and readable by the group that only the pod's own processes have.
+  const others = uid === 0 && process.getuid?.() !== 0 ? 0o037 : 0o077;
+  if ((mode & others) !== 0) {
     throw refused(`others may read it (mode ${(mode & 0o777).toString(8)}): chmod 600`);
   }
   let given: Partial<Credentials>;

@@ -1,16 +1,16 @@
 /** A stream calls the function, each message until it is handled or dead-lettered (CONTRACTS 4.1). */
 import type { TriggerSources } from '../../crds/function.ts';
 import { openConsumer } from '../consumer.ts';
+import { triggerConsumer } from '../names.ts';
 import { recordOf } from './nats.ts';
 import type { Trigger, TriggerContext } from './trigger.ts';
 
 export function openJetStream(source: TriggerSources['jetstream'], context: TriggerContext): Trigger {
   const { stream, domain } = source;
-  const { namespace, name } = context.function;
   return openConsumer(
     {
       stream,
-      consumer: `${namespace}_${name}_${context.name}`,
+      consumer: triggerConsumer(context.function, context.name),
       domain,
       filter: source.subject,
       startAt: source.startAt,

@@ -1,8 +1,11 @@
 import { once } from 'node:events';
+import { writeFile } from 'node:fs/promises';
 import { createServer, type ServerResponse } from 'node:http';
+import { join } from 'node:path';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { expect, test } from 'vitest';
 import { closeLater } from '../support/closing.ts';
+import { temporaryFolder } from '../support/folder.ts';
 import { startNats } from '../support/nats.ts';
 import { functionConfig, startedHost } from './started-host.ts';
 
@@ -216,3 +219,33 @@ test('with timeoutSeconds: 30 a handler may import for 11 s, and the status says
   );
   expect(await host.invoke('slow')).toBe('at last');
 }, 60_000);
+
+test('variables come from files and from facts of the pod, and a file that is missing is told of by what it holds', async () => {
+  const folder = await temporaryFolder();
+  const [token, other] = [join(folder, 'TOKEN'), join(folder, 'OTHER')];
+  const valueFrom = { secretKeyRef: { name: 'robot', key: 'token' } };
+  const wants = {
+    ...functionConfig('wants', 'exports.handler = (name) => process.env[name] ?? null', {
+      spec: { env: [{ name: 'TOKEN', valueFrom }] },
+    }),
+    env: [
+      { name: 'TOKEN', file: token },
+      { name: 'OTHER', file: other, optional: true },
+      { name: 'NODE', variable: 'ATOLL_FIELD_NODE' },
+    ],
+  };
+  process.env['ATOLL_FIELD_NODE'] = 'robot-1';
+  closeLater(async () => void delete process.env['ATOLL_FIELD_NODE']);
+  const host = await startedHost([wants]);
+  for await (const line of await host.watch()) {
+    if (!('function' in line) || line.function.handler.reason !== 'SecretNotFound') continue;
+    expect(line.function.handler.message).toBe(
+      `env TOKEN: ${token} is missing: it holds the key "token" of the Secret "robot"`,
+    );
+    break;
+  }
+  await writeFile(token, 'hunter2');
+  await host.untilReady(wants);
+  const values = await Promise.all(['TOKEN', 'OTHER', 'NODE'].map((name) => host.invoke('wants', name)));
+  expect(values).toEqual(['hunter2', null, 'robot-1']);
+});

@@ -5,6 +5,7 @@ import type { S3ClientConfig } from '@aws-sdk/client-s3';
 import { closeLater } from './closing.ts';
 import type { Closing } from './closing.ts';
 import { temporaryFolder } from './folder.ts';
+import type { Place } from './place.ts';
 import { freePort } from './ports.ts';
 import type { RunningProcess } from './process.ts';
 import { requireTool } from './requirement.ts';
@@ -18,6 +19,8 @@ export interface S3Options {
   bucket?: string;
   /** Variables for the server: the one way to set what has no option here (webhooks, events). */
   env?: Record<string, string>;
+  /** Loopback by default. */
+  place?: Place;
   closing?: Closing;
 }
 
@@ -42,11 +45,11 @@ export async function startVersitygw(options: S3Options = {}): Promise<S3Server>
   const folder = await temporaryFolder({ closing: options.closing });
   const [data, versions] = [join(folder, 'data'), join(folder, 'versions')];
   await Promise.all([data, versions].map((path) => mkdir(path)));
-  return startS3('versitygw', options, (port) => ({
+  return startS3('versitygw', options, (host, port) => ({
     command,
     args: [
       ...['--access', accessKeyId, '--secret', secretAccessKey, '--region', region],
-      ...['--port', `127.0.0.1:${port}`, '--quiet', '--health', '/health'],
+      ...['--port', `${host}:${port}`, '--quiet', '--health', '/health'],
       ...['posix', '--versioning-dir', versions, data],
     ],
     healthPath: '/health',
@@ -58,9 +61,9 @@ export async function startMinio(options: S3Options = {}): Promise<S3Server> {
   const folder = await temporaryFolder({ closing: options.closing });
   const [data, certificates] = [join(folder, 'data'), join(folder, 'certificates')];
   await Promise.all([data, certificates].map((path) => mkdir(path)));
-  return startS3('minio', options, (port) => ({
+  return startS3('minio', options, (host, port) => ({
     command,
-    args: ['server', '--address', `127.0.0.1:${port}`, '--certs-dir', certificates, data],
+    args: ['server', '--address', `${host}:${port}`, '--certs-dir', certificates, data],
     env: {
       MINIO_ROOT_USER: accessKeyId,
       MINIO_ROOT_PASSWORD: secretAccessKey,
@@ -87,26 +90,28 @@ interface Launch {
 async function startS3(
   name: string,
   options: S3Options,
-  launch: (port: number) => Launch,
+  launch: (host: string, port: number) => Launch,
 ): Promise<S3Server> {
-  const { bucket = 'packages', closing } = options;
+  const { bucket = 'packages', place, closing } = options;
+  const host = place?.host ?? '127.0.0.1';
   const server = await startServer<number>(
     {
       name,
       choosePorts: async () => options.port ?? (await freePort()),
       prepare: async (port) => {
-        const { command, args, env } = launch(port);
+        const { env, ...launched } = launch(host, port);
+        const { command, args } = place?.enter(launched) ?? launched;
         return { command, args, env: { ...process.env, ...env, ...options.env } };
       },
       ready: async (process, port) => {
-        const { healthPath, banner } = launch(port);
+        const { healthPath, banner } = launch(host, port);
         if (banner !== undefined) await process.line(banner);
-        await untilHealthy(process, `http://127.0.0.1:${port}${healthPath}`);
+        await untilHealthy(process, `http://${host}:${port}${healthPath}`);
       },
     },
     { closing },
   );
-  const endpoint = `http://127.0.0.1:${server.ports}`;
+  const endpoint = `http://${host}:${server.ports}`;
   const client = (config: S3ClientConfig = {}): S3Client => {
     const credentials = { accessKeyId, secretAccessKey };
     const s3 = new S3Client({ endpoint, region, credentials, forcePathStyle: true, ...config });
