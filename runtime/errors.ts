@@ -233,12 +233,53 @@ export const errorCodes = {
   SecretNotFound: {
     whose: 'yours',
     retryable: true,
-    text: 'A file that spec.env refers to is not in the site folder; the message says where it belongs.',
+    text: 'What spec.env refers to is not there: a key of a Secret or ConfigMap, on one machine a file of the site folder. The message says which, and where it belongs.',
   },
   HostUnavailable: {
     whose: 'ours',
     retryable: true,
     text: 'The host process is not running; it is started again with backoff.',
+  },
+  // Clusters (Kubernetes' own words where it has one)
+  NameTaken: {
+    whose: 'yours',
+    retryable: true,
+    text: 'An object of the name that this Function would use exists and belongs to something else. It is never touched.',
+  },
+  Unschedulable: {
+    whose: 'ours',
+    retryable: true,
+    text: 'No node takes the pod: not enough memory or CPU, taints, or a nodeSelector that fits none. The message has the counts.',
+  },
+  ImagePullBackOff: {
+    whose: 'ours',
+    retryable: true,
+    text: "The node has not got Atoll's image and cannot pull it.",
+  },
+  QuotaExceeded: {
+    whose: 'ours',
+    retryable: true,
+    text: 'A ResourceQuota of the namespace does not allow another pod of this size.',
+  },
+  PodRefused: {
+    whose: 'ours',
+    retryable: true,
+    text: 'The API server refuses the pod: Pod Security, a LimitRange or a policy of the cluster. The message has its words.',
+  },
+  PodFailed: {
+    whose: 'ours',
+    retryable: true,
+    text: 'A node gave the pod up or cannot start a container of it. The message has its words.',
+  },
+  OOMKilled: {
+    whose: 'yours',
+    retryable: true,
+    text: 'The pod needed more memory than its limit, and the kernel ended it.',
+  },
+  CrashLoopBackOff: {
+    whose: 'ours',
+    retryable: true,
+    text: "The host in the pod ends again and again; the message has its last line, the pod's log the rest.",
   },
   // Delivery
   Interrupted: {

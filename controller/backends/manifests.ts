@@ -1,0 +1,608 @@
+/**
+ * A workload as Kubernetes objects. Pure: the same workload and settings give the same objects, and nothing of them is
+ * asked of a cluster. docs/reference/cluster.md says what they are for.
+ */
+import { createHash } from 'node:crypto';
+import type { EnvVarSpec, FunctionSpec } from '../../crds/function.ts';
+import { apiVersion, kind } from '../../crds/function.ts';
+import { memoryBytes, sourceOf } from '../../crds/values.ts';
+import {
+  stopMs,
+  type FunctionConfig,
+  type MqttSettings,
+  type NatsSettings,
+  type PackageConfig,
+  type RuntimeConfig,
+  type S3Settings,
+  type VariableSource,
+} from '../../runtime/config.ts';
+import { inboxConsumer, inboxStream, triggerConsumer } from '../../runtime/names.ts';
+import { maxPackedBytes, maxUnpackedBytes } from '../../runtime/package/format.ts';
+import type { Key } from '../stores/store.ts';
+import type { Workload } from './backend.ts';
+
+/** A key of a Secret that lies in the function's own namespace. */
+export interface SecretKey {
+  readonly name: string;
+  readonly key: string;
+}
+
+export interface ClusterSettings {
+  /** Atoll's own image, by which controller, gateway and hosts run. With a tag other than latest, or a digest. */
+  readonly image: string;
+  readonly site: string;
+  /** Secrets hold the JSON that the file of `credentialsFile` would. */
+  readonly nats?: Omit<NatsSettings, 'credentialsFile'> & { readonly credentials?: SecretKey };
+  readonly mqtt?: Omit<MqttSettings, 'credentialsFile'> & { readonly credentials?: SecretKey };
+  readonly s3?: Omit<S3Settings, 'credentialsFile'> & { readonly credentials?: SecretKey };
+  /** Pods that may call hosts: gateway, controller, and who reads metrics. Nobody else is let in. */
+  readonly callers: readonly Caller[];
+  /** Absent: its CustomResourceDefinitions are not there, and spec.scaling by lag or in-flight is not acted on. */
+  readonly keda?: KedaSettings;
+}
+
+export interface Caller {
+  readonly namespace: string;
+  /** Absent: every pod of the namespace. */
+  readonly labels?: Readonly<Record<string, string>>;
+}
+
+export interface KedaSettings {
+  /** `host:port` of NATS' monitoring endpoint, for targetLag. */
+  readonly natsMonitoring?: string;
+  /** JetStream account; `$G` is the one without a name. */
+  readonly natsAccount?: string;
+  /** `http://host:port` of Prometheus, for targetInFlight. */
+  readonly prometheus?: string;
+}
+
+/** One object, as it is applied: the fields we own and no others. */
+export interface Manifest {
+  readonly apiVersion: string;
+  readonly kind: string;
+  readonly metadata: {
+    readonly name: string;
+    readonly namespace: string;
+    readonly labels: Readonly<Record<string, string>>;
+    readonly annotations?: Readonly<Record<string, string>>;
+    readonly ownerReferences: readonly object[];
+  };
+  readonly [field: string]: unknown;
+}
+
+export interface Manifests {
+  /** In the order in which they are applied: what a pod needs comes before it. */
+  readonly objects: readonly Manifest[];
+  /** Name of the ConfigMap: pods that carry it in `configAnnotation` run what the workload says. */
+  readonly config: string;
+  /** Of the host's container, as a quantity. */
+  readonly memoryLimit: string;
+  /** Parts of the spec that are not acted on, and why. */
+  readonly ignored: readonly string[];
+}
+
+export type ManifestsOrProblem =
+  Manifests | { readonly problem: { readonly reason: 'InvalidObject'; readonly message: string } };
+
+export const managedByLabel = 'app.kubernetes.io/managed-by';
+export const manager = 'atoll';
+export const functionLabel = 'atoll.dev/function';
+/** On pods: which ConfigMap they run. */
+export const configAnnotation = 'atoll.dev/config';
+/** On ConfigMaps: the last generation that wanted it. */
+export const generationAnnotation = 'atoll.dev/generation';
+
+/** Of the host, in its pod. */
+export const port = 8080;
+export const hostContainer = 'host';
+export const packageContainer = 'package';
+
+/** Children of ours carry it, and what selects them for a watch. */
+export const childSelector = `${managedByLabel}=${manager},${functionLabel}`;
+/** What `status.selector` says, for /scale. */
+export const podSelector = (name: string): string => `${managedByLabel}=${manager},${functionLabel}=${name}`;
+export const childName = (name: string): string => `fn-${name}`;
+
+const MiB = 1024 ** 2;
+/** A process may exceed spec.memory by a quarter before it is killed (docs/decisions/0008). */
+const memoryHeadroom = 1.25;
+/** The host itself under load, and the successor of a process while that still ends. */
+export const hostMemoryMiB = 192;
+/** The host when nothing happens. */
+const idleHostMemoryMiB = 80;
+const cpuOfProcess = 100;
+
+/** Lambda's /tmp, and what Node keeps there of compiled code. */
+const temporaryMiB = 512 + 256;
+const cacheMiB = Math.ceil((maxPackedBytes + maxUnpackedBytes) / MiB) + 12;
+
+/** Until every node and the gateway have heard that a pod takes nothing new any more. */
+const goodbyeSeconds = 5;
+const stopMarginSeconds = 5;
+
+/** UID and GID of the image (images/contents.ts). */
+const user = 65532;
+const mounts = { config: '/etc/atoll', packages: '/var/cache/atoll', temporary: '/tmp' } as const;
+/** Paths in a pod that are not for volumes of the function. */
+const takenPaths = [
+  '/',
+  '/atoll',
+  '/dev',
+  '/etc/atoll',
+  '/proc',
+  '/sys',
+  '/tmp',
+  '/usr',
+  '/lib',
+  '/lib64',
+  '/var/cache/atoll',
+];
+const ownVolumePrefix = 'atoll-';
+const volumeTypes = [
+  'configMap',
+  'csi',
+  'downwardAPI',
+  'emptyDir',
+  'ephemeral',
+  'persistentVolumeClaim',
+  'projected',
+  'secret',
+];
+
+/** `workload.spec.package` must be there: without one there is nothing to run. */
+export function manifestsOf(workload: Workload, settings: ClusterSettings): ManifestsOrProblem {
+  const { key, spec } = workload;
+  const refused = refusal(spec);
+  if (refused !== undefined) return { problem: { reason: 'InvalidObject', message: refused } };
+  const object = (apiVersion: string, kind: string, fields: object, metadata: object = {}): Manifest => ({
+    apiVersion,
+    kind,
+    metadata: { ...metadataOf(workload), ...metadata },
+    ...fields,
+  });
+  const scaling = scalingOf(workload, settings);
+  const config = configMapOf(workload, settings);
+  const selector = { matchLabels: selectorLabels(key.name) };
+  const template = podTemplate(workload, settings, config.name);
+  const everyNode = spec.placement?.everyNode === true;
+  const leastReplicas = spec.scaling ? spec.scaling.minReplicas : spec.replicas;
+
+  const objects = [
+    object('v1', 'ServiceAccount', { automountServiceAccountToken: false }),
+    object(
+      'v1',
+      'ConfigMap',
+      { data: config.data, immutable: true },
+      { name: config.name, annotations: { [generationAnnotation]: String(workload.generation) } },
+    ),
+    object('networking.k8s.io/v1', 'NetworkPolicy', {
+      spec: {
+        podSelector: selector,
+        policyTypes: ['Ingress'],
+        ingress: settings.callers.length > 0 ? [ingressFrom(settings.callers)] : [],
+      },
+    }),
+    object('v1', 'Service', {
+      spec: {
+        selector: selectorLabels(key.name),
+        ports: [{ name: 'http', port, targetPort: 'http', protocol: 'TCP', appProtocol: 'http' }],
+      },
+    }),
+    everyNode
+      ? object('apps/v1', 'DaemonSet', {
+          spec: {
+            selector,
+            template,
+            revisionHistoryLimit,
+            updateStrategy: { type: 'RollingUpdate', rollingUpdate: { maxSurge: 1, maxUnavailable: 0 } },
+          },
+        })
+      : object('apps/v1', 'Deployment', {
+          spec: {
+            ...(!spec.scaling && { replicas: spec.replicas }),
+            selector,
+            template,
+            revisionHistoryLimit,
+            // A version that does not become ready leaves the old one answering.
+            strategy: { type: 'RollingUpdate', rollingUpdate: { maxSurge: '25%', maxUnavailable: 0 } },
+          },
+        }),
+  ];
+  if (!everyNode && leastReplicas > 1) {
+    objects.push(
+      object('policy/v1', 'PodDisruptionBudget', {
+        spec: { selector, maxUnavailable: 1, unhealthyPodEvictionPolicy: 'AlwaysAllow' },
+      }),
+    );
+  }
+  if (scaling.spec) objects.push(object(scaling.apiVersion, scaling.kind, { spec: scaling.spec }));
+  const memoryLimit = String(resourcesOf(spec).limits['memory']);
+  return { objects, config: config.name, memoryLimit, ignored: scaling.ignored };
+}
+
+/** ReplicaSets kept beside the current one: the one that answers while a new one does not become ready. */
+const revisionHistoryLimit = 2;
+
+function metadataOf({ key, uid }: Workload): Manifest['metadata'] {
+  return {
+    name: childName(key.name),
+    namespace: key.namespace,
+    labels: labelsOf(key.name),
+    ownerReferences: [{ apiVersion, kind, name: key.name, uid, controller: true, blockOwnerDeletion: false }],
+  };
+}
+
+const selectorLabels = (name: string): Record<string, string> => ({
+  [managedByLabel]: manager,
+  [functionLabel]: name,
+});
+
+const labelsOf = (name: string): Record<string, string> => ({
+  'app.kubernetes.io/name': name,
+  'app.kubernetes.io/component': 'function',
+  'app.kubernetes.io/part-of': 'atoll',
+  ...selectorLabels(name),
+});
+
+function ingressFrom(callers: readonly Caller[]): object {
+  return {
+    from: callers.map(({ namespace, labels }) => ({
+      namespaceSelector: { matchLabels: { 'kubernetes.io/metadata.name': namespace } },
+      ...(labels && { podSelector: { matchLabels: labels } }),
+    })),
+    ports: [{ port: 'http', protocol: 'TCP' }],
+  };
+}
+
+// What host and package container read
+
+/**
+ * Named by its content and immutable: a pod that is restarted, or that an old ReplicaSet makes again, gets what its
+ * siblings run, whatever the function has become since.
+ */
+function configMapOf(
+  { key, uid, spec }: Workload,
+  { site, nats, mqtt, s3 }: ClusterSettings,
+): { name: string; data: Record<string, string> } {
+  const settingsOf = <S extends { credentials?: SecretKey }>(
+    { credentials, ...rest }: S,
+    file: string,
+  ): Omit<S, 'credentials'> & { credentialsFile?: string } => ({
+    ...rest,
+    ...(credentials && { credentialsFile: `${mounts.config}/${file}` }),
+  });
+  const host: RuntimeConfig = {
+    site,
+    listen: { port },
+    ...(nats && { nats: settingsOf(nats, 'nats.json') }),
+    ...(mqtt && { mqtt: settingsOf(mqtt, 'mqtt.json') }),
+    packages: { cache: mounts.packages },
+    functions: [functionConfig(key, uid, spec)],
+  };
+  const fetch: PackageConfig = {
+    package: spec.package ?? {},
+    handler: spec.handler,
+    cache: mounts.packages,
+    ...(s3 && { s3: settingsOf(s3, 's3.json') }),
+  };
+  const data = { 'host.json': JSON.stringify(host), 'package.json': JSON.stringify(fetch) };
+  const digest = createHash('sha256').update(JSON.stringify(data)).digest('hex');
+  return { name: `${childName(key.name)}-${digest.slice(0, 10)}`, data };
+}
+
+/** Nothing that a host does not act on: a change of replicas alone replaces no pod. The backend knows the generation. */
+function functionConfig(key: Key, uid: string, spec: FunctionSpec): FunctionConfig {
+  const { scaling: _scaling, placement: _placement, pod: _pod, ...acted } = spec;
+  return { ...key, uid, generation: 0, spec: { ...acted, replicas: 1 }, env: spec.env.map(variableSource) };
+}
+
+/** Secrets are files (never environment of the host); what a pod knows of itself only comes as environment. */
+function variableSource({ name, value, valueFrom }: EnvVarSpec): VariableSource {
+  const ref = valueFrom?.secretKeyRef ?? valueFrom?.configMapKeyRef;
+  if (ref) return { name, file: `${mounts.config}/env/${name}`, ...(ref.optional && { optional: true }) };
+  if (valueFrom?.fieldRef) return { name, variable: fieldVariable(name) };
+  return { name, value: value ?? '' };
+}
+
+/** Under its own name it would act on the host: NODE_OPTIONS. */
+const fieldVariable = (name: string): string => `ATOLL_FIELD_${name}`;
+
+// The pod
+
+function podTemplate({ key, spec }: Workload, settings: ClusterSettings, config: string): object {
+  const { pod = {}, placement = {} } = spec;
+  const resources = resourcesOf(spec);
+  const container = {
+    image: settings.image,
+    imagePullPolicy: 'IfNotPresent',
+    securityContext: {
+      allowPrivilegeEscalation: false,
+      capabilities: { drop: ['ALL'] },
+      readOnlyRootFilesystem: true,
+      runAsNonRoot: true,
+    },
+    terminationMessagePolicy: 'FallbackToLogsOnError',
+    resources,
+  };
+  const mount = (name: string, mountPath: string, readOnly?: boolean): object => ({
+    name: `${ownVolumePrefix}${name}`,
+    mountPath,
+    ...(readOnly && { readOnly }),
+  });
+  const probe = (path: string, times: object): object => ({ httpGet: { path, port: 'http' }, ...times });
+  const stopSeconds = Math.ceil(stopMs(spec.timeoutSeconds) / 1000);
+  return {
+    metadata: {
+      labels: { ...pod.labels, ...labelsOf(key.name) },
+      annotations: {
+        'prometheus.io/scrape': 'true',
+        'prometheus.io/port': String(port),
+        'prometheus.io/path': '/metrics',
+        ...pod.annotations,
+        'kubectl.kubernetes.io/default-container': hostContainer,
+        [configAnnotation]: config,
+      },
+    },
+    spec: {
+      serviceAccountName: childName(key.name),
+      automountServiceAccountToken: false,
+      // A namespace with many Services would fill the environment of each process.
+      enableServiceLinks: false,
+      // Somebody has to reap what a handler's own children leave behind.
+      shareProcessNamespace: true,
+      terminationGracePeriodSeconds: goodbyeSeconds + stopSeconds + stopMarginSeconds,
+      securityContext: {
+        runAsNonRoot: true,
+        runAsUser: user,
+        runAsGroup: user,
+        // By which files of Secrets, which are root's, can be read.
+        fsGroup: user,
+        fsGroupChangePolicy: 'OnRootMismatch',
+        seccompProfile: { type: 'RuntimeDefault' },
+      },
+      initContainers: [
+        {
+          ...container,
+          name: packageContainer,
+          command: ['node', 'runtime/package/main.js', `${mounts.config}/package.json`],
+          volumeMounts: [
+            mount('fetch', mounts.config, true),
+            mount('packages', mounts.packages),
+            mount('temporary', mounts.temporary),
+          ],
+        },
+      ],
+      containers: [
+        {
+          ...container,
+          name: hostContainer,
+          command: ['node', 'runtime/main.js', `${mounts.config}/host.json`],
+          env: fieldEnvironment(spec.env),
+          ports: [{ name: 'http', containerPort: port, protocol: 'TCP' }],
+          volumeMounts: [
+            mount('config', mounts.config, true),
+            mount('packages', mounts.packages),
+            mount('temporary', mounts.temporary),
+            ...(pod.volumeMounts ?? []),
+          ],
+          startupProbe: probe('/healthz', { periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 60 }),
+          readinessProbe: probe('/readyz', { periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 2 }),
+          livenessProbe: probe('/healthz', { periodSeconds: 10, timeoutSeconds: 10, failureThreshold: 6 }),
+          // Until nobody sends requests here any more it goes on answering them.
+          lifecycle: { preStop: { sleep: { seconds: goodbyeSeconds } } },
+        },
+      ],
+      volumes: [
+        { name: `${ownVolumePrefix}config`, projected: hostFiles(spec, settings, config) },
+        { name: `${ownVolumePrefix}fetch`, projected: packageFiles(settings, config) },
+        { name: `${ownVolumePrefix}packages`, emptyDir: { sizeLimit: `${cacheMiB}Mi` } },
+        { name: `${ownVolumePrefix}temporary`, emptyDir: { sizeLimit: `${temporaryMiB}Mi` } },
+        ...(pod.volumes ?? []),
+      ],
+      ...(pod.imagePullSecrets && { imagePullSecrets: pod.imagePullSecrets }),
+      ...(placement.nodeSelector && { nodeSelector: placement.nodeSelector }),
+      ...(placement.tolerations && { tolerations: placement.tolerations }),
+      ...(placement.affinity && { affinity: placement.affinity }),
+      ...(!placement.everyNode && {
+        topologySpreadConstraints: [
+          {
+            maxSkew: 1,
+            topologyKey: 'kubernetes.io/hostname',
+            whenUnsatisfiable: 'ScheduleAnyway',
+            labelSelector: { matchLabels: selectorLabels(key.name) },
+            matchLabelKeys: ['pod-template-hash'],
+          },
+        ],
+      }),
+    },
+  };
+}
+
+const ownLabel = /^(app\.kubernetes\.io\/(name|component|part-of|managed-by)$|atoll\.dev\/)/;
+
+/** Why the pod that spec.pod asks for is not made. */
+function refusal({ pod = {} }: FunctionSpec): string | undefined {
+  for (const [index, { name, ...source }] of (pod.volumes ?? []).entries()) {
+    const at = `spec.pod.volumes[${index}] "${name}"`;
+    if (name.startsWith(ownVolumePrefix))
+      return `${at}: names that begin with "${ownVolumePrefix}" are Atoll's own`;
+    const odd = Object.keys(source).find((type) => !volumeTypes.includes(type));
+    if (odd !== undefined) return `${at}: ${odd} is not allowed; allowed are ${volumeTypes.join(', ')}`;
+  }
+  for (const [index, { mountPath, mountPropagation }] of (pod.volumeMounts ?? []).entries()) {
+    const at = `spec.pod.volumeMounts[${index}]`;
+    const path = `/${mountPath
+      .split('/')
+      .filter((part) => part !== '' && part !== '.')
+      .join('/')}`;
+    if (!mountPath.startsWith('/') || path.split('/').includes('..')) {
+      return `${at}.mountPath: "${mountPath}" must be an absolute path without ".."`;
+    }
+    const taken = takenPaths.find(
+      (one) =>
+        path === one ||
+        one.startsWith(`${path}/`) ||
+        (one !== '/' && one !== '/tmp' && path.startsWith(`${one}/`)),
+    );
+    if (taken !== undefined)
+      return `${at}.mountPath: "${mountPath}" would hide ${taken}; choose a path such as /mnt/data`;
+    if (mountPropagation === 'Bidirectional') {
+      return `${at}.mountPropagation: Bidirectional needs a privileged container; allowed are None and HostToContainer`;
+    }
+  }
+  for (const what of ['labels', 'annotations'] as const) {
+    const own = Object.keys(pod[what] ?? {}).find((name) => ownLabel.test(name));
+    if (own !== undefined) return `spec.pod.${what}: "${own}" is Atoll's own; leave it out`;
+  }
+  return undefined;
+}
+
+/** spec.pod.resources takes the place of ours, resource by resource. */
+function resourcesOf(spec: FunctionSpec): {
+  requests: Record<string, number | string>;
+  limits: Record<string, number | string>;
+} {
+  const { limits = {}, requests = {} } = spec.pod?.resources ?? {};
+  const perProcess = memoryBytes(spec.memory) / MiB;
+  const processes = spec.processes + spec.spareProcesses;
+  // Who sets a limit and no request means the request to be the same, as Kubernetes does.
+  const own = (name: string, amount: string): object =>
+    limits[name] === undefined ? { [name]: amount } : {};
+  return {
+    requests: {
+      ...own('cpu', `${cpuOfProcess * spec.processes}m`),
+      ...own('memory', `${Math.ceil(spec.processes * perProcess) + idleHostMemoryMiB}Mi`),
+      ...requests,
+    },
+    limits: {
+      memory: `${Math.ceil(processes * perProcess * memoryHeadroom) + hostMemoryMiB}Mi`,
+      ...limits,
+    },
+  };
+}
+
+function fieldEnvironment(env: FunctionSpec['env']): object[] {
+  return env.flatMap(({ name, valueFrom }) =>
+    valueFrom?.fieldRef ? [{ name: fieldVariable(name), valueFrom: { fieldRef: valueFrom.fieldRef } }] : [],
+  );
+}
+
+/** All but the config optional: the host tells which key is missing, where a pod would only hang. */
+function hostFiles(spec: FunctionSpec, { nats, mqtt }: ClusterSettings, config: string): object {
+  const ofFunction = spec.env.flatMap(({ name, valueFrom = {} }) => {
+    const { secretKeyRef, configMapKeyRef } = valueFrom;
+    const ref = secretKeyRef ?? configMapKeyRef;
+    if (!ref) return [];
+    const source = { name: ref.name, items: [{ key: ref.key, path: `env/${name}` }], optional: true };
+    return [secretKeyRef ? { secret: source } : { configMap: source }];
+  });
+  return {
+    defaultMode: 0o440,
+    sources: [
+      { configMap: { name: config, items: [{ key: 'host.json', path: 'host.json' }] } },
+      ...credentialFile(nats?.credentials, 'nats.json'),
+      ...credentialFile(mqtt?.credentials, 'mqtt.json'),
+      ...ofFunction,
+    ],
+  };
+}
+
+function packageFiles({ s3 }: ClusterSettings, config: string): object {
+  return {
+    defaultMode: 0o440,
+    sources: [
+      { configMap: { name: config, items: [{ key: 'package.json', path: 'package.json' }] } },
+      ...credentialFile(s3?.credentials, 's3.json'),
+    ],
+  };
+}
+
+function credentialFile(secret: SecretKey | undefined, path: string): object[] {
+  if (!secret) return [];
+  return [{ secret: { name: secret.name, items: [{ key: secret.key, path }], optional: true } }];
+}
+
+// Scaling
+
+interface Scaling {
+  readonly apiVersion: string;
+  readonly kind: string;
+  readonly spec?: object;
+  readonly ignored: readonly string[];
+}
+
+function scalingOf({ key, spec }: Workload, { keda }: ClusterSettings): Scaling {
+  const none = (...ignored: string[]): Scaling => ({ apiVersion: '', kind: '', ignored });
+  const { scaling } = spec;
+  if (!scaling) return none();
+  if (spec.placement?.everyNode) return none('scaling (placement.everyNode decides)');
+  const { minReplicas, maxReplicas, targetCPUPercent, targetInFlight, targetLag } = scaling;
+  const target = { apiVersion: 'apps/v1', kind: 'Deployment', name: childName(key.name) };
+  if (targetCPUPercent !== undefined) {
+    const metric = { name: 'cpu', target: { type: 'Utilization', averageUtilization: targetCPUPercent } };
+    return {
+      apiVersion: 'autoscaling/v2',
+      kind: 'HorizontalPodAutoscaler',
+      spec: {
+        scaleTargetRef: target,
+        minReplicas: Math.max(1, minReplicas),
+        maxReplicas,
+        metrics: [{ type: 'Resource', resource: metric }],
+      },
+      ignored: minReplicas === 0 ? ['scaling.minReplicas 0 (by CPU at least 1 has to run)'] : [],
+    };
+  }
+  const what = targetLag === undefined ? 'scaling.targetInFlight' : 'scaling.targetLag';
+  if (!keda) return none(`${what} (KEDA is not installed)`);
+  const triggers =
+    targetLag === undefined
+      ? inFlightTriggers(key, keda, targetInFlight ?? 1)
+      : lagTriggers(key, spec, keda, targetLag);
+  if (triggers === undefined) {
+    return none(
+      `${what} (the controller is not told where ${targetLag === undefined ? 'Prometheus' : "NATS' monitoring"} is)`,
+    );
+  }
+  return {
+    apiVersion: 'keda.sh/v1alpha1',
+    kind: 'ScaledObject',
+    spec: {
+      scaleTargetRef: target,
+      minReplicaCount: minReplicas,
+      maxReplicaCount: maxReplicas,
+      pollingInterval: 5,
+      triggers,
+    },
+    ignored: [],
+  };
+}
+
+/** Each stream the function pulls from; what comes by the other triggers waits in the inbox. */
+function lagTriggers(key: Key, spec: FunctionSpec, keda: KedaSettings, target: number): object[] | undefined {
+  if (keda.natsMonitoring === undefined) return undefined;
+  const consumers = spec.triggers.flatMap((trigger) => {
+    const { kind, source } = sourceOf(trigger);
+    return kind === 'jetstream'
+      ? [{ stream: source.stream, consumer: triggerConsumer(key, trigger.name) }]
+      : [];
+  });
+  return [...consumers, { stream: inboxStream, consumer: inboxConsumer(key) }].map((consumer) => ({
+    type: 'nats-jetstream',
+    metadata: {
+      natsServerMonitoringEndpoint: keda.natsMonitoring,
+      account: keda.natsAccount ?? '$G',
+      ...consumer,
+      lagThreshold: String(target),
+    },
+  }));
+}
+
+function inFlightTriggers(
+  { namespace, name }: Key,
+  { prometheus }: KedaSettings,
+  target: number,
+): object[] | undefined {
+  if (prometheus === undefined) return undefined;
+  const query = `sum(atoll_invocations_in_flight{namespace="${namespace}",function="${name}"})`;
+  return [{ type: 'prometheus', metadata: { serverAddress: prometheus, query, threshold: String(target) } }];
+}
