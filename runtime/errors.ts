@@ -220,6 +220,21 @@ export const errorCodes = {
     retryable: true,
     text: 'The Function was changed by somebody else since it was read: read it again, then change that.',
   },
+  ClusterUnavailable: {
+    whose: 'ours',
+    retryable: true,
+    text: 'The Kubernetes API server cannot be reached, does not answer or is busy; the message says which. The controller tries again for ever, and what runs goes on running.',
+  },
+  ClusterForbidden: {
+    whose: 'ours',
+    retryable: true,
+    text: 'The Kubernetes API server refused the login, or RBAC does not allow the request; the message names verb and resource.',
+  },
+  LeaseLost: {
+    whose: 'ours',
+    retryable: true,
+    text: 'This controller could not renew its lease in time, so it changes nothing any more; another replica has taken over or will.',
+  },
   SiteInUse: {
     whose: 'yours',
     retryable: false,

@@ -1,0 +1,183 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { ClusterError, openCluster, resourcePath, type Cluster } from '../../../controller/cluster/client.ts';
+import { AtollError } from '../../../runtime/errors.ts';
+import { closeLater } from '../../support/closing.ts';
+import { temporaryFolder } from '../../support/folder.ts';
+import { startKubernetes, type Kubernetes } from '../../support/kubernetes.ts';
+import { missing } from '../../support/requirement.ts';
+import { startWire } from '../../support/wire.ts';
+
+const configMaps = '/api/v1/namespaces/default/configmaps';
+const configMap = (name: string): object => ({ apiVersion: 'v1', kind: 'ConfigMap', metadata: { name } });
+
+test('paths are those of the API', () => {
+  const functions = { group: 'atoll.dev', version: 'v1alpha1', plural: 'functions' };
+  expect(resourcePath(functions)).toBe('/apis/atoll.dev/v1alpha1/functions');
+  expect(resourcePath(functions, { namespace: 'lab', name: 'hello', subresource: 'status' })).toBe(
+    '/apis/atoll.dev/v1alpha1/namespaces/lab/functions/hello/status',
+  );
+  expect(resourcePath({ group: '', version: 'v1', plural: 'pods' }, { namespace: '../x' })).toBe(
+    '/api/v1/namespaces/..%2Fx/pods',
+  );
+});
+
+describe.skipIf(await missing('kubernetes', 'openssl'))('with a real API server', () => {
+  let kubernetes: Kubernetes;
+  beforeAll(async () => {
+    kubernetes = await startKubernetes({ audit: true, users: { ada: [] } });
+  });
+
+  async function opened(
+    text: string,
+    options: { context?: string; answerMs?: number } = {},
+  ): Promise<Cluster> {
+    const kubeconfig = join(await temporaryFolder(), 'kubeconfig');
+    await writeFile(kubeconfig, text, { mode: 0o600 });
+    const cluster = await openCluster({ kubeconfig, ...options });
+    closeLater(() => cluster.close());
+    return cluster;
+  }
+  const asAdmin = (): Promise<Cluster> => opened(kubernetes.kubeconfig(kubernetes.tokenOf('admin')));
+  const failure = (work: Promise<unknown>): Promise<ClusterError> =>
+    work.then(
+      () => {
+        throw new Error('it did not fail');
+      },
+      (error: unknown) => error as ClusterError,
+    );
+
+  test('what is refused is told in the words of the server, with a code of ours', async () => {
+    const cluster = await asAdmin();
+    const post = (body: unknown): Promise<unknown> => cluster.request('POST', configMaps, { body });
+    await post(configMap('once'));
+    expect(await failure(post(configMap('once')))).toMatchObject({
+      code: 'Conflict',
+      status: 409,
+      reason: 'AlreadyExists',
+      message: 'configmaps "once" already exists',
+    });
+    expect(await failure(post(configMap('No_Name')))).toMatchObject({
+      code: 'InvalidObject',
+      causes: [{ field: 'metadata.name' }],
+    });
+    expect(await failure(cluster.request('GET', `${configMaps}/none`))).toMatchObject({
+      code: 'NotFound',
+      reason: 'NotFound',
+    });
+    expect(await failure(cluster.request('GET', '/apis/unicorns.dev/v1/unicorns'))).toMatchObject({
+      code: 'NotFound',
+      reason: undefined,
+    });
+    const ada = await opened(kubernetes.kubeconfig(kubernetes.tokenOf('ada')));
+    expect(await failure(ada.request('GET', configMaps))).toMatchObject({
+      code: 'ClusterForbidden',
+      message: expect.stringContaining('User "ada" cannot list resource "configmaps"') as string,
+    });
+    const nobody = await opened(kubernetes.kubeconfig('guessed'));
+    expect(await failure(nobody.request('GET', configMaps))).toMatchObject({
+      code: 'ClusterForbidden',
+      status: 401,
+    });
+  });
+
+  test('a server that is away, another one, and a kubeconfig that leads nowhere are told as such', async () => {
+    const away = await opened(kubernetes.kubeconfig('x', 'https://127.0.0.1:1'));
+    expect(await failure(away.request('GET', configMaps))).toMatchObject({
+      code: 'ClusterUnavailable',
+      message: expect.stringContaining('ECONNREFUSED') as string,
+    });
+    const stranger = kubernetes
+      .kubeconfig(kubernetes.tokenOf('admin'))
+      .replace(/certificate-authority: .*/, 'tls-server-name: elsewhere.example');
+    expect((await failure((await opened(stranger)).request('GET', configMaps))).code).toBe(
+      'ClusterUnavailable',
+    );
+    await expect(openCluster({ kubeconfig: '/nowhere/kubeconfig' })).rejects.toThrow('/nowhere/kubeconfig');
+    await expect(opened(kubernetes.kubeconfig('x'), { context: 'production' })).rejects.toThrow(
+      'has no context "production"; it has test',
+    );
+  });
+
+  test('a token file is read again after a 401, and may end in a newline', async () => {
+    const folder = await temporaryFolder();
+    const tokenFile = join(folder, 'token');
+    await writeFile(tokenFile, 'old\n');
+    const text = kubernetes
+      .kubeconfig('x')
+      .replace('token: x', `auth-provider: { name: tokenFile, config: { tokenFile: ${tokenFile} } }`);
+    const cluster = await opened(text);
+    expect((await failure(cluster.request('GET', configMaps))).status).toBe(401);
+    await writeFile(tokenFile, `${kubernetes.tokenOf('admin')}\n`);
+    await cluster.request('GET', configMaps);
+  });
+
+  test('a server that stands still is given up after the time that was set', async () => {
+    const cluster = await opened(kubernetes.kubeconfig(kubernetes.tokenOf('admin')), { answerMs: 1_500 });
+    await cluster.request('GET', configMaps);
+    await kubernetes.apiserver.pause();
+    try {
+      const beganMs = performance.now();
+      expect((await failure(cluster.request('GET', configMaps))).message).toContain('does not answer');
+      expect((await failure(cluster.request('GET', configMaps, { timeoutMs: 300 }))).code).toBe(
+        'ClusterUnavailable',
+      );
+      expect(performance.now() - beganMs).toBeLessThan(6_000);
+    } finally {
+      kubernetes.apiserver.resume();
+    }
+    await expect
+      .poll(() =>
+        cluster.request('GET', configMaps).then(
+          () => 'answers',
+          () => 'not yet',
+        ),
+      )
+      .toBe('answers');
+  });
+
+  test('lines of a watch come as they are written, and end with the signal', async () => {
+    const cluster = await asAdmin();
+    const watching = new AbortController();
+    const query = { watch: true, resourceVersion: '0', fieldSelector: 'metadata.name=lined' };
+    const lines = cluster.lines(configMaps, { query, signal: watching.signal, silentMs: 60_000 });
+    const names = (async () => {
+      for await (const line of lines) return JSON.parse(line) as { type: string };
+      return undefined;
+    })();
+    await cluster.request('POST', configMaps, { body: configMap('lined') });
+    expect(await names).toMatchObject({ type: 'ADDED' });
+    const silent = cluster.lines(configMaps, {
+      query: { ...query, fieldSelector: 'metadata.name=none', resourceVersion: undefined },
+      silentMs: 1_200,
+    });
+    expect((await failure(silent[Symbol.asyncIterator]().next())).message).toContain('does not answer');
+  });
+
+  test('who may not write any more at the moment of writing has not written', async () => {
+    // Through a wire of its own, so that the connection is not there yet.
+    const wire = await startWire(Number(new URL(kubernetes.url).port));
+    const url = `https://127.0.0.1:${wire.port}`;
+    const cluster = await opened(kubernetes.kubeconfig(kubernetes.tokenOf('admin'), url));
+    let may = true;
+    const guarded = cluster.guarded(() => {
+      if (!may) throw new AtollError('LeaseLost', 'not any more');
+    });
+    await kubernetes.apiserver.pause();
+    const post = failure(guarded.request('POST', configMaps, { body: configMap('late') }));
+    // It waits for the server to greet it.
+    await expect.poll(() => wire.connections).toBe(1);
+    may = false;
+    kubernetes.apiserver.resume();
+    expect(await post).toMatchObject({ code: 'LeaseLost', message: 'not any more' });
+    expect((await guarded.request<{ items: unknown[] }>('GET', configMaps)).items).toBeDefined();
+    const writes = (await kubernetes.audited()).filter(
+      ({ verb, objectRef }) => verb === 'create' && objectRef?.name === 'late',
+    );
+    expect(writes).toEqual([]);
+    expect((await failure(cluster.request('GET', `${configMaps}/late`))).status).toBe(404);
+    may = true;
+    await guarded.request('POST', configMaps, { body: configMap('late') });
+  });
+});
