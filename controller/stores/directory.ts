@@ -8,8 +8,6 @@ import { parseDocument, stringify } from 'yaml';
 import {
   apiVersion,
   kind,
-  problemText,
-  validate,
   type FunctionManifest,
   type FunctionObject,
   type FunctionStatus,
@@ -21,7 +19,7 @@ import { folderMode, isMissing, writeAtomically } from './atomic-file.ts';
 import { takeLock } from './lock.ts';
 import { openSiteFolder, type SitePaths } from './site.ts';
 import {
-  InvalidObjectError,
+  checked,
   isKey,
   isNamespace,
   keyText,
@@ -274,17 +272,6 @@ function parse(content: Uint8Array, key: Key): { object: FunctionManifest } | { 
   }
   if (problems.length > 0) return { problems };
   return { object: { ...object, metadata: { ...object.metadata, namespace } } };
-}
-
-/** Defaults filled in; throws InvalidObjectError. */
-function checked(input: unknown): FunctionManifest {
-  const verdict = validate(input);
-  if (verdict.ok) return verdict.object;
-  const called = (input as { metadata?: { name?: unknown } } | null)?.metadata?.name;
-  throw new InvalidObjectError(
-    typeof called === 'string' ? `Function "${called}"` : 'the Function',
-    verdict.problems.map(problemText),
-  );
 }
 
 function refuseStale(wanted: FunctionManifest, existing: FunctionObject | undefined): void {

@@ -44,6 +44,13 @@ test('only the owner can read what is stored', async () => {
   }
 });
 
+test('a status leaves the resourceVersion as it was', async () => {
+  const { store } = await opened();
+  const { metadata } = await store.put(manifest('hello'));
+  await store.writeStatus(hello, { replicas: 1 });
+  expect((await store.get(hello))?.metadata).toEqual(metadata);
+});
+
 test('a file written by hand becomes a Function, and its comments stay', async () => {
   const { store, file } = await opened();
   await writeByHand(file, byHand);
