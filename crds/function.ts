@@ -641,7 +641,7 @@ export const FunctionStatusSchema = Type.Object(
           { packageSha256: Type.String({ description: 'Digest of the package.' }), time: time() },
           strict,
         ),
-        { description: 'Packages that answered before, newest first.' },
+        { description: 'Packages that answered, oldest first: the last is the one of now.' },
       ),
     ),
     conditions: optional(
