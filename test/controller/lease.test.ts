@@ -1,0 +1,113 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { LeaseTimings } from '../../controller/lease.ts';
+import { temporaryFolder } from '../support/folder.ts';
+import { startKubernetes, type Kubernetes } from '../support/kubernetes.ts';
+import { startProcess, type RunningProcess } from '../support/process.ts';
+import { missing } from '../support/requirement.ts';
+
+const soak = process.env['ATOLL_SOAK'] === '1';
+/** A quarter of the real ones, unless there is time. */
+const timings: LeaseTimings = soak
+  ? { durationMs: 12_000, deadlineMs: 8_000, retryMs: 2_000 }
+  : { durationMs: 3_000, deadlineMs: 2_000, retryMs: 500 };
+const frozenMs = soak ? 60_000 : 6_000;
+const failoverMs = soak ? 20_000 : 5_000;
+const leasePath = '/apis/coordination.k8s.io/v1/namespaces/default/leases/atoll-controller';
+
+describe.skipIf(await missing('kubernetes', 'openssl'))('of two controllers', () => {
+  let kubernetes: Kubernetes;
+  beforeAll(async () => {
+    kubernetes = await startKubernetes({
+      audit: true,
+      users: { first: ['system:masters'], second: ['system:masters'] },
+    });
+    const body = { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'written' } };
+    await kubernetes.request('POST', '/api/v1/namespaces/default/configmaps', { body });
+  });
+  beforeEach(async () => {
+    await kubernetes.request('DELETE', leasePath);
+  });
+
+  async function start(holder: 'first' | 'second'): Promise<RunningProcess> {
+    const kubeconfig = join(await temporaryFolder(), 'kubeconfig');
+    await writeFile(kubeconfig, kubernetes.kubeconfig(kubernetes.tokenOf(holder)), { mode: 0o600 });
+    const script = join(import.meta.dirname, 'lease-holder.ts');
+    return startProcess(process.execPath, [script, kubeconfig, holder, JSON.stringify(timings)], {
+      name: holder,
+    });
+  }
+
+  /** How often each wrote to the ConfigMap, in the order in which the server took it. */
+  async function writers(): Promise<string[]> {
+    return (await kubernetes.audited())
+      .filter(({ objectRef, verb }) => verb === 'patch' && objectRef?.name === 'written')
+      .filter(({ responseStatus }) => responseStatus?.code === 200)
+      .map(({ user }) => user.username);
+  }
+  const countOf = (all: readonly string[], who: string): number => all.filter((one) => one === who).length;
+  async function untilWrites(who: string): Promise<void> {
+    const before = countOf(await writers(), who);
+    await expect.poll(async () => countOf(await writers(), who)).toBeGreaterThan(before);
+  }
+
+  test('one leads; when it ends in order the other leads at once', async () => {
+    const first = await start('first');
+    await first.line(/first holds it/);
+    const second = await start('second');
+    await untilWrites('first');
+    expect(second.stdout()).toBe('');
+    await first.stop();
+    const beganMs = performance.now();
+    await second.line(/second holds it/);
+    // Its next look, whatever the duration.
+    expect(performance.now() - beganMs).toBeLessThan(timings.retryMs * 1.2 + 1_000);
+    await untilWrites('second');
+    const { body } = await kubernetes.request('GET', leasePath);
+    expect(body).toMatchObject({ spec: { holderIdentity: 'second', leaseTransitions: 1 } });
+  });
+
+  test('when it crashes the other leads within the time that is promised', async () => {
+    const first = await start('first');
+    await first.line(/first holds it/);
+    const second = await start('second');
+    await second.line(/another controller leads/);
+    await first.kill();
+    const beganMs = performance.now();
+    await second.line(/second holds it/);
+    expect(performance.now() - beganMs).toBeLessThan(failoverMs);
+  }, 60_000);
+
+  test('one that stood still wakes up and changes nothing more', async () => {
+    const first = await start('first');
+    await first.line(/first holds it/);
+    const second = await start('second');
+    await untilWrites('first');
+    await first.pause();
+    // The write that was on its way is through now.
+    const before = countOf(await writers(), 'first');
+    await second.line(/second holds it/);
+    await pause(frozenMs - timings.durationMs);
+    await untilWrites('second');
+    first.signal('SIGCONT');
+    await first.line(/first lost it/);
+    await untilWrites('second');
+    // At most what it had handed to the kernel already.
+    expect(countOf(await writers(), 'first') - before).toBeLessThanOrEqual(1);
+    expect(first.stdout()).not.toMatch(/first holds it[^]*first holds it/);
+  }, 180_000);
+
+  test('when the API server is away longer than the deadline the holder stops, and one of them leads afterwards', async () => {
+    const first = await start('first');
+    await first.line(/first holds it/);
+    await kubernetes.apiserver.pause();
+    const beganMs = performance.now();
+    await first.line(/first lost it: it could not be renewed/);
+    expect(performance.now() - beganMs).toBeLessThan(timings.deadlineMs + 1_500);
+    const lost = first.stdout();
+    kubernetes.apiserver.resume();
+    await expect.poll(() => first.stdout().slice(lost.length)).toContain('first holds it');
+  }, 60_000);
+});
