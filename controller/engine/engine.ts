@@ -2,6 +2,7 @@
 import { faultOf } from '../../runtime/errors.ts';
 import type { Log } from '../../runtime/log.ts';
 import { keyText, type Key, type Watchable } from '../stores/store.ts';
+import type { EngineMetrics } from './metrics.ts';
 import { openQueue } from './queue.ts';
 
 /**
@@ -31,6 +32,7 @@ export interface EngineOptions {
   readonly concurrency?: number;
   readonly resyncMs?: number;
   readonly random?: () => number;
+  readonly metrics?: EngineMetrics | undefined;
 }
 
 export interface Engine {
@@ -39,8 +41,13 @@ export interface Engine {
 }
 
 export function startEngine(options: EngineOptions): Engine {
-  const { reconcile, log } = options;
-  const queue = openQueue(options.random ? { random: options.random } : {});
+  const { reconcile, log, metrics } = options;
+  const queue = openQueue({
+    ...(options.random && { random: options.random }),
+    onAdded: () => metrics?.added(),
+    onTaken: (waitedMs) => metrics?.taken(waitedMs / 1000),
+  });
+  const unmeasured = metrics?.measureDepth(() => queue.depth);
   const stopping = new AbortController();
   const known = new Map<string, Key>();
 
@@ -55,17 +62,24 @@ export function startEngine(options: EngineOptions): Engine {
 
   async function runOne(key: Key): Promise<void> {
     const at = { namespace: key.namespace, function: key.name };
+    const beganMs = performance.now();
+    const ended = (outcome: 'done' | 'failed' | 'waiting'): void =>
+      metrics?.reconciled(outcome, (performance.now() - beganMs) / 1000);
     try {
       const result = await reconcile(key, stopping.signal);
+      ended('done');
       queue.forget(key);
       if (result?.afterMs !== undefined) queue.addAfter(key, result.afterMs);
     } catch (error) {
       if (stopping.signal.aborted) return;
       const { code, message } = faultOf(error);
       if (error instanceof TerminalError) {
+        ended('waiting');
         queue.forget(key);
         log.warn({ ...at, error: message }, 'reconcile waits for a change');
       } else {
+        ended('failed');
+        metrics?.retried();
         log.error({ ...at, error: message, code, afterMs: queue.retry(key) }, 'reconcile failed');
       }
     } finally {
@@ -82,6 +96,7 @@ export function startEngine(options: EngineOptions): Engine {
       for (const stop of stopWatching) stop();
       clearInterval(resync);
       queue.close();
+      unmeasured?.();
       stopping.abort();
       await Promise.all(workers);
     },

@@ -5,6 +5,8 @@ const minBackoffMs = 100;
 const maxBackoffMs = 60_000;
 
 export interface Queue {
+  /** Keys that could be handed out now, or once the one that runs is done. */
+  readonly depth: number;
   /** Now. While the key runs: once more when it is done. A wait of the key (backoff, `addAfter`) is over with it. */
   add(key: Key): void;
   /** Later, unless something asks for the key earlier. */
@@ -20,11 +22,18 @@ export interface Queue {
   close(): void;
 }
 
-/** `random` is in [0, 1): jitter, so that keys which failed together do not come back together. */
-export function openQueue(options: { random?: () => number } = {}): Queue {
+export interface QueueOptions {
+  /** In [0, 1): jitter, so that keys which failed together do not come back together. */
+  readonly random?: () => number;
+  readonly onAdded?: () => void;
+  /** How long the key had been waiting to be handed out. */
+  readonly onTaken?: (waitedMs: number) => void;
+}
+
+export function openQueue(options: QueueOptions = {}): Queue {
   const random = options.random ?? Math.random;
   /** A Map keeps the order of arrival and knows each key once. */
-  const queued = new Map<string, Key>();
+  const queued = new Map<string, { key: Key; sinceMs: number }>();
   const running = new Set<string>();
   const againWhenDone = new Map<string, Key>();
   const later = new Map<string, { timer: NodeJS.Timeout; at: number }>();
@@ -33,9 +42,10 @@ export function openQueue(options: { random?: () => number } = {}): Queue {
   let closed = false;
 
   function handOut(): Key | undefined {
-    for (const [text, key] of queued) {
+    for (const [text, { key, sinceMs }] of queued) {
       queued.delete(text);
       running.add(text);
+      options.onTaken?.(performance.now() - sinceMs);
       return key;
     }
     return undefined;
@@ -47,7 +57,9 @@ export function openQueue(options: { random?: () => number } = {}): Queue {
     clearTimeout(later.get(text)?.timer);
     later.delete(text);
     if (running.has(text)) return void againWhenDone.set(text, key);
-    queued.set(text, key);
+    if (queued.has(text)) return;
+    queued.set(text, { key, sinceMs: performance.now() });
+    options.onAdded?.();
     const taker = waiting.shift();
     if (taker) taker(handOut());
   }
@@ -64,6 +76,9 @@ export function openQueue(options: { random?: () => number } = {}): Queue {
   }
 
   return {
+    get depth() {
+      return queued.size + againWhenDone.size;
+    },
     add,
     addAfter,
     retry(key) {
