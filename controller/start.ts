@@ -1,7 +1,9 @@
 /** Composes the controller: what main.ts and `faas up` both call. */
+import type { FunctionObject, FunctionStatus } from '../crds/function.ts';
 import type { Log } from '../runtime/log.ts';
 import type { Backend } from './backends/backend.ts';
 import { startEngine } from './engine/engine.ts';
+import type { EngineMetrics } from './engine/metrics.ts';
 import { watchConflicts } from './function/conflicts.ts';
 import { reconcileFunctions } from './function/reconcile.ts';
 import type { Store, Watchable } from './stores/store.ts';
@@ -17,6 +19,14 @@ export interface ControllerOptions {
   readonly resyncMs?: number;
   /** ms since the epoch. */
   readonly now?: () => number;
+  readonly metrics?: EngineMetrics;
+  /** Told of each status once it is written; `object` has the one before. */
+  readonly onStatus?: (object: FunctionObject, status: FunctionStatus) => void;
+  /**
+   * Whether every Function is looked at before this resolves: where a status of an earlier run may tell of what does
+   * not run any more. In a cluster what runs does so without us. Default: true.
+   */
+  readonly lookFirst?: boolean;
 }
 
 export interface Controller {
@@ -25,17 +35,18 @@ export interface Controller {
 }
 
 export async function startController(options: ControllerOptions): Promise<Controller> {
-  const { store, backend, log, concurrency, resyncMs, now } = options;
+  const { store, backend, log, concurrency, resyncMs, now, metrics, onStatus, lookFirst = true } = options;
   const conflicts: Watchable = watchConflicts(store, log);
-  const reconcile = reconcileFunctions({ store, backend, ...(now && { now }) });
+  const reconcile = reconcileFunctions({ store, backend, onStatus, ...(now && { now }) });
   // Before anybody asks: what an earlier run wrote into the status is no news of this one. What fails is tried
   // again by the engine, which says why.
-  for (const key of await store.keys())
+  for (const key of lookFirst ? await store.keys() : [])
     await reconcile(key, AbortSignal.timeout(firstLookMs)).catch(() => {});
   const engine = startEngine({
     sources: [store, backend, conflicts],
     reconcile,
     log,
+    metrics,
     ...(concurrency !== undefined && { concurrency }),
     ...(resyncMs !== undefined && { resyncMs }),
   });

@@ -1,7 +1,8 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { expect, test } from 'vitest';
-import { errorsPage } from '../docs/generate.ts';
+import { openControllerMetrics } from '../controller/engine/metrics.ts';
+import { controllerPage, errorsPage } from '../docs/generate.ts';
 import { openMetrics } from '../runtime/metrics.ts';
 
 const root = resolve(import.meta.dirname, '..');
@@ -21,6 +22,18 @@ const pages = [
 
 test('the errors page is what the table of codes makes (else: npm run generate)', () => {
   expect(read('docs/reference/errors.md')).toBe(errorsPage());
+});
+
+test("the table of a controller's configuration is what its schema makes (else: npm run generate)", () => {
+  const page = read('docs/reference/controller.md');
+  expect(page).toBe(controllerPage(page));
+});
+
+test('every metric of a controller has its row on the metrics page, with type and labels', async () => {
+  const page = read('docs/reference/metrics.md');
+  for (const { name, type } of await openControllerMetrics().registry.getMetricsAsJSON()) {
+    expect(page).toMatch(new RegExp(`^\\| \`${name}\` \\| ${type} \\| (outcome )?\\|`, 'm'));
+  }
 });
 
 test('every metric of a host has its row on the metrics page, with type and labels', async () => {

@@ -20,6 +20,8 @@ export interface Observation {
   readonly hosts: readonly HostFunctionStatus[];
   /** Why nothing can be observed, when that is so. */
   readonly problem?: { readonly reason: string; readonly message: string };
+  /** Label selector of what the replicas are, in a cluster: an autoscaler finds it at /scale. */
+  readonly selector?: string;
   /** Parts of the spec that this backend does not act on. */
   readonly ignored?: readonly string[];
 }

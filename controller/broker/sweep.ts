@@ -64,6 +64,8 @@ export function startSweep(options: SweepOptions): Sweep {
     if (connected) sweepSoon();
   });
   const timer = setInterval(sweepSoon, sweepMs);
+  // What was deleted while nobody watched; without any Function nothing else would ask for it.
+  sweepSoon();
   return {
     async stop() {
       stopped = true;

@@ -1,6 +1,7 @@
 /** The whole reconcile: get → gone? remove : ensure → write the status of what is observed. Waits for nothing. */
 import type { Backend } from '../backends/backend.ts';
 import { TerminalError, type Reconcile } from '../engine/engine.ts';
+import type { FunctionObject, FunctionStatus } from '../../crds/function.ts';
 import { UnreadableObjectError, type Store } from '../stores/store.ts';
 import { routesOf, type RouteConflict } from './routes.ts';
 import { statusOf, statusOfUnreadable } from './status.ts';
@@ -11,9 +12,11 @@ export interface ReconcileParts {
   readonly backend: Backend;
   /** ms since the epoch. */
   readonly now?: () => number;
+  /** Told of each status once it is written; `object` has the one before. */
+  readonly onStatus?: ((object: FunctionObject, status: FunctionStatus) => void) | undefined;
 }
 
-export function reconcileFunctions({ store, backend, now = Date.now }: ReconcileParts): Reconcile {
+export function reconcileFunctions({ store, backend, now = Date.now, onStatus }: ReconcileParts): Reconcile {
   return async (key) => {
     const object = await store.get(key).catch(async (error: unknown) => {
       if (!(error instanceof UnreadableObjectError)) throw error;
@@ -28,7 +31,9 @@ export function reconcileFunctions({ store, backend, now = Date.now }: Reconcile
       ? routesOf(await store.list()).conflicts.filter((one) => isOf(one, key))
       : [];
     const observation = await backend.observe(key);
-    await store.writeStatus(key, statusOf({ object, observation, conflicts, now: now() }));
+    const status = statusOf({ object, observation, conflicts, now: now() });
+    await store.writeStatus(key, status);
+    onStatus?.(object, status);
   };
 }
 

@@ -10,7 +10,7 @@ const historyLength = 10;
 const messageBytes = 800;
 
 /** What a host says while it still works on it; everything else that is not ready is a failure. */
-const underWay = new Set(['Pending', 'Updating', 'Fetching', 'Starting', 'Connecting', 'NotOpened']);
+export const underWay = new Set(['Pending', 'Updating', 'Fetching', 'Starting', 'Connecting', 'NotOpened']);
 
 export interface StatusInput {
   readonly object: FunctionObject;
@@ -73,7 +73,7 @@ export function statusOf({ object, observation, conflicts = [], now }: StatusInp
     observedGeneration: generation,
     replicas: observation?.replicas ?? 0,
     readyReplicas: observation?.readyReplicas ?? 0,
-    ...(previous.selector !== undefined && { selector: previous.selector }),
+    ...(observation?.selector !== undefined && { selector: observation.selector }),
     ...(packageSha256 !== undefined && { packageSha256 }),
     ...(history.length > 0 && { history }),
     conditions: [

@@ -1,0 +1,134 @@
+/** ControllerConfig: what a cluster's controller is started with. `docs/reference/controller.md` has the table. */
+import { readFile } from 'node:fs/promises';
+import { Type, type Static, type TSchema } from 'typebox';
+import { parse } from 'yaml';
+import { check, problemText } from '../crds/check.ts';
+import { AtollError } from '../runtime/errors.ts';
+
+const strict = { additionalProperties: false } as const;
+const optional = <S extends TSchema>(schema: S) => Type.Optional(schema);
+const text = (description: string) => Type.String({ minLength: 1, description });
+const label = {
+  pattern: '^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$',
+  allowed: 'lowercase letters, digits and "-", at most 63, a letter or digit first and last',
+};
+
+/** The controller reads its own credentials from a file; hosts get theirs from a Secret, which it may not read. */
+const credentials = {
+  credentialsFile: optional(text("File of JSON with the controller's credentials, mode 0600.")),
+  credentials: optional(
+    Type.Object(
+      {
+        name: text("Name of a Secret in each function's namespace."),
+        key: text('Its key that holds JSON of the same form.'),
+      },
+      { ...strict, description: "The hosts' credentials." },
+    ),
+  ),
+};
+
+const hostPort = text('host:port.');
+
+export const ControllerConfigSchema = Type.Object(
+  {
+    site: Type.String({ ...label, default: 'local', description: "The site's name and JetStream domain." }),
+    image: text("Atoll's image, which hosts run: with a tag other than latest, or a digest."),
+    kubeconfig: optional(
+      text('A kubeconfig file. Default: $KUBECONFIG, ~/.kube/config, else the ServiceAccount of the Pod.'),
+    ),
+    namespaces: optional(
+      Type.Array(Type.String(label), {
+        minItems: 1,
+        uniqueItems: true,
+        description: 'Only Functions of these namespaces. Default: of all, which needs a ClusterRole.',
+      }),
+    ),
+    concurrency: Type.Integer({
+      minimum: 1,
+      maximum: 64,
+      default: 8,
+      description: 'Functions that are reconciled at a time.',
+    }),
+    listen: Type.Object(
+      {
+        host: Type.String({ default: '0.0.0.0', description: 'Address.' }),
+        port: Type.Integer({ minimum: 0, maximum: 65535, default: 8701, description: '0: a free one.' }),
+      },
+      { ...strict, default: {}, description: 'Where /healthz, /readyz and /metrics are served.' },
+    ),
+    lease: Type.Object(
+      {
+        namespace: optional(Type.String({ ...label, description: "Default: the Pod's own." })),
+        name: Type.String({ ...label, default: 'atoll-controller', description: 'Name of the Lease.' }),
+      },
+      { ...strict, default: {}, description: 'Of several replicas the one that holds this Lease works.' },
+    ),
+    nats: optional(
+      Type.Object(
+        { url: text('nats://host:port[,…], without credentials in it.'), ...credentials },
+        { ...strict, description: 'NATS of the functions.' },
+      ),
+    ),
+    mqtt: optional(
+      Type.Object(
+        { url: text('mqtt://host:port, without credentials in it.'), ...credentials },
+        { ...strict, description: 'MQTT broker of the functions.' },
+      ),
+    ),
+    s3: optional(
+      Type.Object(
+        {
+          endpoint: text('http://host:port.'),
+          region: Type.String({ default: 'us-east-1', description: 'Region.' }),
+          bucket: text('Bucket of the packages.'),
+          credentials: credentials.credentials,
+        },
+        { ...strict, description: 'Where packages lie.' },
+      ),
+    ),
+    callers: Type.Array(
+      Type.Object(
+        {
+          namespace: Type.String(label),
+          labels: optional(
+            Type.Unsafe<Record<string, string>>({
+              type: 'object',
+              additionalProperties: { type: 'string' },
+              description: 'Absent: every pod of the namespace.',
+            }),
+          ),
+        },
+        strict,
+      ),
+      { default: [], description: 'Pods that may call hosts: gateway, controller, and who reads metrics.' },
+    ),
+    keda: optional(
+      Type.Object(
+        {
+          natsMonitoring: optional(hostPort),
+          natsAccount: optional(text('JetStream account; $G is the one without a name.')),
+          prometheus: optional(text('http://host:port, for targetInFlight.')),
+        },
+        { ...strict, description: 'Set when KEDA is installed: spec.scaling by lag or in-flight.' },
+      ),
+    ),
+  },
+  strict,
+);
+
+export type ControllerConfig = Static<typeof ControllerConfigSchema>;
+
+/** YAML or JSON. Rejects with AtollError InvalidRequest that names the file, each field, its value and what is allowed. */
+export async function readControllerConfig(file: string): Promise<ControllerConfig> {
+  let input: unknown;
+  try {
+    input = parse(await readFile(file, 'utf8'));
+  } catch (error) {
+    throw new AtollError('InvalidRequest', `${file} cannot be read: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+  const checked = check(ControllerConfigSchema, [], input);
+  if (checked.ok) return checked.value as ControllerConfig;
+  throw new AtollError('InvalidRequest', `${file}: ${checked.problems.map(problemText).join('; ')}`);
+}
