@@ -123,8 +123,11 @@ const cronPattern = `^(${[
 // As Lambda, plus our own. Its settings for logs have no other field here.
 const logFormat = 'AWS_LAMBDA_LOG_FORMAT';
 const logLevel = 'AWS_LAMBDA_LOG_LEVEL';
+const systemLogLevel = 'ATOLL_SYSTEM_LOG_LEVEL';
 const logFormats = ['JSON', 'Text'];
 const logLevels = ['TRACE', 'DEBUG', 'INFO', 'WARN', 'ERROR', 'FATAL'];
+const systemLogLevels = ['DEBUG', 'INFO', 'WARN'];
+const logSettings = [logFormat, logLevel, systemLogLevel];
 const celList = (values: readonly string[]) => `[${values.map((value) => `'${value}'`).join(', ')}]`;
 const reservedEnv =
   '^(_HANDLER|_X_AMZN_TRACE_ID|AWS_REGION|AWS_DEFAULT_REGION|AWS_EXECUTION_ENV|AWS_LAMBDA_.*|LAMBDA_TASK_ROOT|LAMBDA_RUNTIME_DIR|ATOLL_.*)$';
@@ -170,12 +173,13 @@ export const rules: readonly Rule[] = [
 
   rule<string>(
     'spec.env[].name',
-    `!self.matches(r'${reservedEnv}') || self in ${celList([logFormat, logLevel])}`,
-    'is reserved: the runtime sets it (_HANDLER, _X_AMZN_TRACE_ID, AWS_REGION, AWS_DEFAULT_REGION, AWS_EXECUTION_ENV, AWS_LAMBDA_… but AWS_LAMBDA_LOG_LEVEL and AWS_LAMBDA_LOG_FORMAT, LAMBDA_TASK_ROOT, LAMBDA_RUNTIME_DIR, ATOLL_…)',
-    (self) => !reservedName.test(self) || self === logFormat || self === logLevel,
+    `!self.matches(r'${reservedEnv}') || self in ${celList(logSettings)}`,
+    'is reserved: the runtime sets it (_HANDLER, _X_AMZN_TRACE_ID, AWS_REGION, AWS_DEFAULT_REGION, AWS_EXECUTION_ENV, AWS_LAMBDA_… but AWS_LAMBDA_LOG_LEVEL and AWS_LAMBDA_LOG_FORMAT, LAMBDA_TASK_ROOT, LAMBDA_RUNTIME_DIR, ATOLL_… but ATOLL_SYSTEM_LOG_LEVEL)',
+    (self) => !reservedName.test(self) || logSettings.includes(self),
   ),
   allowedValue(logLevel, logLevels),
   allowedValue(logFormat, logFormats),
+  allowedValue(systemLogLevel, systemLogLevels),
   rule<FunctionSpec['env'][number]>(
     'spec.env[]',
     '!(has(self.value) && has(self.valueFrom))',

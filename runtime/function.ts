@@ -14,6 +14,7 @@ import type { SourceKind } from './event.ts';
 import { openFlow, type Flow } from './host.ts';
 import { openInboxTrigger, type Inbox } from './inbox.ts';
 import type { Invoker } from './invoker/invoker.ts';
+import { logControls } from './invoker/log-controls.ts';
 import { openPool } from './invoker/pool.ts';
 import type { Log, LogRecord } from './log.ts';
 import type { FunctionMetrics } from './metrics.ts';
@@ -72,6 +73,7 @@ interface OpenTriggerEntry {
   readonly trigger: Trigger;
   readonly done: Promise<void>;
   readonly state: TriggerState;
+  readonly log: Log;
 }
 
 type OpenKind = SourceKind | 'inbox';
@@ -104,6 +106,11 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
   const { namespace, name, uid } = first;
   const ref = { namespace, name, uid };
   const log = parts.log.child({ namespace, function: name });
+  /** The handler's own, as it is: what it does not want is held back where it is written, and its `err` is no Error. */
+  const handlerLog = parts.log.child(
+    { namespace, function: name },
+    { level: 'trace', serializers: { err: (value: unknown) => value } },
+  );
   const flow: Flow = openFlow({
     function: ref,
     metrics: parts.metrics,
@@ -239,19 +246,21 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
     signal: AbortSignal,
   ): Promise<Invoker> {
     const { spec } = config;
+    const env = await environment(config);
+    setSystemLevel(logControls(env).systemLevel.toLowerCase());
     const invoker = openPool({
       function: { namespace, name },
       version: fetched.sha256,
       runtime: spec.runtime,
       handler: spec.handler,
       root: fetched.root,
-      env: await environment(config),
+      env,
       timeoutMs: spec.timeoutSeconds * 1000,
       memoryBytes: memoryBytes(spec.memory),
       concurrency: spec.concurrency,
       processes: spec.processes,
       spareProcesses: spec.spareProcesses,
-      log: (record) => write(log, record),
+      log: (record) => write(record.source === 'platform' ? log : handlerLog, record),
       metrics: {
         restarted: (reason) => parts.metrics.restarted(reason),
         memory: (bytes) => parts.metrics.memory(bytes),
@@ -275,6 +284,10 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
     } finally {
       signal.removeEventListener('abort', abandon);
     }
+  }
+
+  function setSystemLevel(level: string): void {
+    for (const one of [log, ...[...opened.values()].map((entry) => entry.log)]) one.level = level;
   }
 
   function retire(version: Version): void {
@@ -318,6 +331,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
     spec: FunctionSpec,
   ): OpenTriggerEntry {
     let state: TriggerState = { ready: false, reason: 'Connecting', message: 'opening' };
+    const triggerLog = log.child({ trigger: shown, source: 'platform' });
     const context: TriggerContext = {
       site: parts.site,
       function: ref,
@@ -330,7 +344,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
       ...(parts.mqtt && { mqtt: parts.mqtt }),
       ...(parts.inbox && { inbox: parts.inbox }),
       server: parts.server,
-      log: log.child({ trigger: shown, source: 'platform' }),
+      log: triggerLog,
       report(next) {
         state = next;
         if (!trigger) return;
@@ -362,6 +376,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
       made,
       trigger: handle,
       done,
+      log: triggerLog,
       get state() {
         return state;
       },
@@ -463,7 +478,9 @@ function whatItHolds(spec: FunctionSpec, variable: string): string {
   return `: it holds the key "${ref.key}" of the ${secretKeyRef ? 'Secret' : 'ConfigMap'} "${ref.name}"`;
 }
 
-function write(log: Log, { level, message, time: _time, ...fields }: LogRecord): void {
+/** Whose record it is, the log says already. */
+function write(log: Log, record: LogRecord): void {
+  const { level, message, time: _time, namespace: _namespace, function: _function, ...fields } = record;
   const method = level.toLowerCase() as 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal';
   log[method](fields, message);
 }

@@ -107,7 +107,9 @@ export function openReports(log: Log): (invocation: ReportedInvocation, report: 
   let lastTrigger = '';
   let beginning = '';
   return ({ trigger, attempt, outcome, errorType }, report) => {
-    if (!log.isLevelEnabled('info')) return;
+    // As Lambda's own: what failed is told also to those who want no word of what went well.
+    const level = errorType === undefined ? 'INFO' : 'WARN';
+    if (!log.isLevelEnabled(level === 'INFO' ? 'info' : 'warn')) return;
     if (trigger !== lastTrigger || beginning === '') {
       lastTrigger = trigger;
       beginning = `"${bindings},"source":"report","trigger":${JSON.stringify(trigger)},"attempt":`;
@@ -116,7 +118,7 @@ export function openReports(log: Log): (invocation: ReportedInvocation, report: 
       report.initDurationMs === undefined ? '' : `,"initDurationMs":${hundredths(report.initDurationMs)}`;
     const error = errorType === undefined ? '' : `,"errorType":${JSON.stringify(errorType)}`;
     stream.write(
-      `{"level":"INFO","time":"${now()}${beginning}${attempt},"outcome":"${outcome}"${error}` +
+      `{"level":"${level}","time":"${now()}${beginning}${attempt},"outcome":"${outcome}"${error}` +
         `,"requestId":${JSON.stringify(report.requestId)},"durationMs":${hundredths(report.durationMs)}${init}` +
         `,"maxMemoryMiB":${report.maxMemoryMiB},"coldStart":${report.coldStart},"message":"REPORT"}\n`,
     );

@@ -75,6 +75,8 @@ const known = new Set([
   'requestId',
   'source',
 ]);
+/** When a library wrote its line, next to when it came; what repeats message, request id or function goes with them. */
+const repeated = new Set(['timestamp', '_time']);
 /** Enough to tell invocations apart by eye. */
 const shortIdLength = 8;
 
@@ -90,8 +92,9 @@ export function readable(record: LogRecord, wide = false): string {
   const { errorType, errorMessage, stackTrace, ...rest } = record;
   const stack = Array.isArray(stackTrace) ? stackTrace.map(String) : [];
   const error = [errorType, errorMessage].filter((part) => typeof part === 'string').join(': ');
+  const said = new Set<unknown>([record.message, record.requestId, record.function]);
   const extra = Object.entries(rest)
-    .filter(([field]) => !known.has(field))
+    .filter(([field, value]) => !known.has(field) && (wide || !(repeated.has(field) || said.has(value))))
     .map(([field, value]) => `${field}=${typeof value === 'string' ? value : JSON.stringify(value)}`);
   const text = record.source === 'report' ? `${record.message || 'REPORT'}` : record.message;
   const line = [text, error, ...extra].filter((part) => part !== undefined && part !== '').join(' ');

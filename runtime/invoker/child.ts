@@ -12,6 +12,7 @@ import { abort, factsOf, HandlerContext, type FunctionFacts } from './handler-co
 import { batchEvent, handlerEvent } from './handler-event.ts';
 import { encodeResult, InvalidResponse } from './handler-result.ts';
 import { currentRequestId, runAs, traceInEnvironment } from './invoke-store.ts';
+import { logControls } from './log-controls.ts';
 import {
   FrameDecoder,
   FrameReader,
@@ -109,7 +110,7 @@ async function init(init: Init): Promise<void> {
   oneAtATime = init.concurrency === 1;
 
   // 4. What the handler finds around it
-  captureConsole(currentRequestId, init.env['AWS_LAMBDA_LOG_LEVEL'], (frame) => {
+  captureConsole(currentRequestId, logControls(init.env).level, (frame) => {
     writeLog(writer, frame);
     // At once: a handler that spins, exits or crashes next has said where.
     flush(true);

@@ -1,11 +1,9 @@
 /** console.* of user code as log records, each with the request id of the invocation that called it. */
 import { format } from 'node:util';
-import type { LogRecord } from '../log.ts';
 import { maxLineBytes } from '../process/lines.ts';
+import { isBelow, type Level } from './log-controls.ts';
 import type { LogFrame } from './protocol.ts';
 import { isError, stackLines } from './thrown.ts';
-
-type Level = LogRecord['level'];
 
 const methods: Readonly<Record<string, Level>> = {
   trace: 'TRACE',
@@ -16,22 +14,21 @@ const methods: Readonly<Record<string, Level>> = {
   error: 'ERROR',
   fatal: 'FATAL',
 };
-const order: readonly Level[] = ['TRACE', 'DEBUG', 'INFO', 'WARN', 'ERROR', 'FATAL'];
 
-/** `minLevel` is AWS_LAMBDA_LOG_LEVEL; anything unknown lets everything through. Returns the way back. */
+/** What is below `least` is not even formatted. Returns the way back. */
 export function captureConsole(
   requestId: () => string,
-  minLevel: string | undefined,
+  least: Level,
   write: (frame: LogFrame) => void,
 ): () => void {
-  const lowest = Math.max(0, order.indexOf((minLevel ?? 'TRACE').toUpperCase() as Level));
   const target = console as unknown as Record<string, unknown>;
   const before = Object.fromEntries(Object.keys(methods).map((name) => [name, target[name]]));
   for (const [name, level] of Object.entries(methods)) {
-    target[name] = (...args: unknown[]) => {
-      if (order.indexOf(level) < lowest) return;
-      write({ level, timeMs: Date.now(), requestId: requestId(), ...messageOf(args) });
-    };
+    target[name] = isBelow(level, least)
+      ? () => {}
+      : (...args: unknown[]) => {
+          write({ level, timeMs: Date.now(), requestId: requestId(), ...messageOf(args) });
+        };
   }
   return () => Object.assign(target, before);
 }

@@ -1,5 +1,6 @@
 /** The whole environment of a handler process: Lambda's variables, the function's own, and nothing of the host's. */
 import { logGroupOf } from './handler-context.ts';
+import { logControls } from './log-controls.ts';
 
 export const defaultRegion = 'us-east-1';
 
@@ -19,6 +20,7 @@ export interface EnvironmentFacts {
 
 /** What names the function cannot be overridden by spec.env; what only has a default can. */
 export function handlerEnvironment(facts: EnvironmentFacts, host: NodeJS.ProcessEnv): Record<string, string> {
+  const { format, level } = logControls(facts.env);
   const region = facts.env['AWS_REGION'] ?? facts.env['AWS_DEFAULT_REGION'] ?? defaultRegion;
   return {
     PATH: host['PATH'] ?? '/usr/local/bin:/usr/bin:/bin',
@@ -27,7 +29,9 @@ export function handlerEnvironment(facts: EnvironmentFacts, host: NodeJS.Process
     TZ: 'UTC',
     AWS_REGION: region,
     AWS_DEFAULT_REGION: region,
-    AWS_LAMBDA_LOG_FORMAT: 'JSON',
+    AWS_LAMBDA_LOG_FORMAT: format,
+    // As Lambda: with Text there is no level, unless it is asked for.
+    ...(format === 'JSON' && { AWS_LAMBDA_LOG_LEVEL: level }),
     ...facts.env,
     AWS_EXECUTION_ENV: `AWS_Lambda_${facts.runtime}`,
     AWS_LAMBDA_FUNCTION_NAME: facts.name,

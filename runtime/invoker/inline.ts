@@ -16,6 +16,8 @@ import { batchEvent, handlerEvent } from './handler-event.ts';
 import { encodeResult } from './handler-result.ts';
 import { currentRequestId, runAs } from './invoke-store.ts';
 import type { Invocation, Invoker, InvokerState } from './invoker.ts';
+import { isBelow, logControls } from './log-controls.ts';
+import { readLogLine } from './log-line.ts';
 import type { PoolOptions } from './pool.ts';
 import type { Call } from './protocol.ts';
 import { isStreaming, openResponseStream, runStreaming } from './response-stream.ts';
@@ -55,6 +57,7 @@ export function openInline(options: PoolOptions): Invoker {
     const common = { namespace, name, functionVersion, handler, root, memoryMiB, concurrency };
     const logStream = `inline/${process.pid}`;
     const environment = handlerEnvironment({ ...common, logStream, runtime, env }, process.env);
+    const controls = logControls(env);
     const before = { ...process.env };
     Object.assign(process.env, environment);
     undo.push(() => {
@@ -64,19 +67,17 @@ export function openInline(options: PoolOptions): Invoker {
     region = environment['AWS_REGION']!;
     facts = factsOf({ ...common, packageSha256: options.version, logStream, env: environment }, region);
     undo.push(
-      captureConsole(currentRequestId, environment['AWS_LAMBDA_LOG_LEVEL'], (frame) => {
-        const { fields, level, message, requestId, timeMs } = frame;
-        tails.get(requestId)?.line(timeMs, level, message);
-        options.log({
-          ...fields,
-          time: new Date(timeMs).toISOString(),
-          level,
-          message,
-          namespace,
-          function: name,
-          ...(requestId !== '' && { requestId }),
-          source: 'handler',
-        });
+      captureConsole(currentRequestId, controls.level, (frame) => {
+        const { requestId, timeMs } = frame;
+        tails.get(requestId)?.line(timeMs, frame.level, frame.message);
+        const known = { namespace, function: name, ...(requestId !== '' && { requestId }) };
+        const line =
+          controls.format === 'JSON' && !frame.fields ? readLogLine(frame.message, known) : undefined;
+        const { message, fields } = line ?? frame;
+        const level = line?.level ?? frame.level;
+        if (line && isBelow(level, controls.level)) return;
+        const time = new Date(timeMs).toISOString();
+        options.log({ ...fields, time, level, message, ...known, source: 'handler' });
       }),
     );
     provideAwsLambda();

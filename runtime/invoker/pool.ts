@@ -9,6 +9,8 @@ import { monotonicMs } from './clock.ts';
 import { Deadlines, type Deadline } from './deadlines.ts';
 import { handlerEnvironment } from './environment.ts';
 import type { Invocation, Invoker, InvokerState } from './invoker.ts';
+import { isBelow, logControls, type Level } from './log-controls.ts';
+import { readLogLine } from './log-line.ts';
 import { nodeBinary } from '../process/node.ts';
 import {
   maxPayloadBytes,
@@ -123,6 +125,7 @@ export function openPool(options: PoolOptions): Invoker {
   const { namespace, name } = options.function;
   const functionVersion = options.version.slice(0, 12);
   const memoryMiB = Math.floor(options.memoryBytes / mebibyte);
+  const controls = logControls(options.env);
   const graceMs = options.graceMs ?? defaultGraceMs;
   const initPhaseMs = options.initTimeoutMs ?? defaultInitTimeoutMs;
   const initTimeoutMs = Math.max(initPhaseMs, options.timeoutMs);
@@ -393,15 +396,8 @@ export function openPool(options: PoolOptions): Invoker {
       const run = concurrency === 1 ? [...worker.runs.values()][0] : undefined;
       run?.tail?.raw(message);
       const requestId = concurrency === 1 ? worker.place!.lastRequestId : '';
-      log({
-        time: new Date().toISOString(),
-        level: stream === 'stdout' ? 'INFO' : 'WARN',
-        message,
-        namespace,
-        function: name,
-        ...(requestId !== '' && { requestId }),
-        source: stream,
-      });
+      const level = stream === 'stdout' ? 'INFO' : 'WARN';
+      logHandler({ level, message, source: stream, timeMs: Date.now(), trigger: undefined, requestId });
     },
     exited(worker: PoolWorker, fault) {
       const place = worker.place!;
@@ -635,17 +631,34 @@ export function openPool(options: PoolOptions): Invoker {
         break;
       }
     }
-    log({
-      ...fields,
-      time: new Date(timeMs).toISOString(),
-      level,
-      message,
+    logHandler({ level, message, source: 'handler', timeMs, trigger, requestId, fields });
+  }
+
+  /** `requestId` empty: not known. */
+  function logHandler(said: {
+    level: Level;
+    message: string;
+    source: 'handler' | 'stdout' | 'stderr';
+    timeMs: number;
+    trigger: string | undefined;
+    requestId: string;
+    fields?: LogFrame['fields'];
+  }): void {
+    const { trigger, requestId } = said;
+    const known = {
       namespace,
       function: name,
       ...(trigger !== undefined && { trigger }),
       ...(requestId !== '' && { requestId }),
-      source: 'handler',
-    });
+    };
+    const line =
+      controls.format === 'JSON' && said.fields === undefined ? readLogLine(said.message, known) : undefined;
+    const { message, fields } = line ?? said;
+    const level = line?.level ?? said.level;
+    // A line that says no level of its own is kept: it may be the last word of a process that crashes.
+    if (line && isBelow(level, controls.level)) return;
+    const time = new Date(said.timeMs).toISOString();
+    log({ ...fields, time, level, message, ...known, source: said.source });
   }
 
   function logFault(run: Run, fault: Fault, runsAgain: boolean): void {

@@ -6,7 +6,7 @@
 import type { Result, SourceKind, TriggerEvent } from '../event.ts';
 import type { Encoding } from '../../crds/function.ts';
 import type { Fault } from '../errors.ts';
-import type { LogRecord } from '../log.ts';
+import { levels, type Level } from './log-controls.ts';
 
 export const protocolVersion = 1;
 export const maxPayloadBytes = 16 * 1024 * 1024;
@@ -451,10 +451,8 @@ export interface ThrownFault extends Fault {
   readonly retryable: boolean;
 }
 
-const logLevels: readonly LogRecord['level'][] = ['TRACE', 'DEBUG', 'INFO', 'WARN', 'ERROR', 'FATAL'];
-
 export interface LogFrame {
-  readonly level: LogRecord['level'];
+  readonly level: Level;
   readonly timeMs: number;
   /** Empty outside of an invocation. */
   readonly requestId: string;
@@ -466,7 +464,7 @@ export interface LogFrame {
 export function writeLog(writer: FrameWriter, frame: LogFrame): void {
   writer
     .begin(frameType.log, 0)
-    .u8(logLevels.indexOf(frame.level))
+    .u8(levels.indexOf(frame.level))
     .f64(frame.timeMs)
     .string(frame.requestId)
     .string(frame.fields === undefined ? '' : JSON.stringify(frame.fields))
@@ -475,7 +473,7 @@ export function writeLog(writer: FrameWriter, frame: LogFrame): void {
 }
 
 export function readLog(payload: FrameReader): LogFrame {
-  const level = logLevels[payload.u8()];
+  const level = levels[payload.u8()];
   const timeMs = payload.f64();
   const requestId = payload.string();
   const fields = payload.string();

@@ -61,3 +61,22 @@ test('a log record with an error is one line and its stack', () => {
     '    at handler (index.ts:2:3)',
   ]);
 });
+
+test("a record of a library's line says nothing twice, unless it is asked for all", () => {
+  const record = {
+    time: '2026-01-01T00:00:00.000Z',
+    level: 'INFO',
+    message: 'asked for',
+    function: 'fleet',
+    requestId: '12345678-aaaa',
+    source: 'stdout',
+    timestamp: '2026-01-01T00:00:00.001Z',
+    msg: 'asked for',
+    function_name: 'fleet',
+    function_request_id: '12345678-aaaa',
+    robot: 'r7',
+    arm: { joint: 3 },
+  } as const;
+  expect(readable(record)).toMatch(/INFO {2}12345678 asked for robot=r7 arm=\{"joint":3\}$/);
+  expect(readable(record, true)).toMatch(/ timestamp=2026-01-01T00:00:00.001Z msg=asked for function_name=/);
+});

@@ -345,7 +345,8 @@ export function testInvoker(
     });
 
     test('logs console.* with level, request id and the fields of an Error', async () => {
-      const { call, record, records } = await startFixture(open, 'logs');
+      const env = { AWS_LAMBDA_LOG_LEVEL: 'TRACE' };
+      const { call, record, records } = await startFixture(open, 'logs', { env });
       const outcome = await call({ levels: true, error: true });
       await record(({ message }) => message === 'trace');
       const failed = await record(({ message }) => message.startsWith('it failed'));
@@ -361,6 +362,46 @@ export function testInvoker(
       expect(failed['stackTrace']).toBeInstanceOf(Array);
       const levels = records.filter(({ message }) => /^(trace|debug|info|warn|error)$/.test(message));
       expect(levels.map(({ level }) => level)).toEqual(['TRACE', 'DEBUG', 'INFO', 'WARN', 'ERROR']);
+    });
+
+    test('a line of JSON on console becomes the fields of its record, and its own level counts', async () => {
+      const { call, records } = await startFixture(open, 'logs');
+      const lines = [
+        '{"level":"error","message":"stuck","robot":"r7","requestId":"another","source":"arm"}',
+        '{"level":"debug","msg":"too fine"}',
+        '{"half":',
+        '["a list"]',
+      ];
+      const { report } = await call({ lines });
+      const { requestId } = report;
+      const common = { namespace: 'default', function: 'door', requestId, source: 'handler' };
+      const told = records.filter(({ source }) => source === 'handler');
+      expect(told.map(({ time: _time, trigger: _trigger, ...rest }) => rest)).toEqual([
+        { ...common, level: 'ERROR', message: 'stuck', robot: 'r7', _requestId: 'another', _source: 'arm' },
+        { ...common, level: 'INFO', message: '{"half":' },
+        { ...common, level: 'INFO', message: '["a list"]' },
+      ]);
+    });
+
+    test('logs an object as Node prints it, whatever keys it has', async () => {
+      const { call, record } = await startFixture(open, 'logs');
+      await call({ lines: [{ message: 'stuck', level: 'ERROR' }] });
+      const { level } = await record(({ message }) => message === "{ message: 'stuck', level: 'ERROR' }");
+      expect(level).toBe('INFO');
+    });
+
+    test('with AWS_LAMBDA_LOG_FORMAT=Text a line of JSON stays text, and nothing is below the level', async () => {
+      const { call, records } = await startFixture(open, 'logs', { env: { AWS_LAMBDA_LOG_FORMAT: 'Text' } });
+      await call({ lines: ['{"level":"debug","a":1}'], levels: true });
+      const told = records.filter(({ source }) => source === 'handler');
+      expect(told.map(({ level, message }) => `${level} ${message}`)).toEqual([
+        'INFO {"level":"debug","a":1}',
+        'TRACE trace',
+        'DEBUG debug',
+        'INFO info',
+        'WARN warn',
+        'ERROR error',
+      ]);
     });
 
     test("collects the log's tail between START and REPORT when asked", async () => {

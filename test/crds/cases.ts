@@ -37,6 +37,7 @@ export const good: Case[] = [
     spec: env(
       { name: 'AWS_LAMBDA_LOG_LEVEL', value: 'WARN' },
       { name: 'AWS_LAMBDA_LOG_FORMAT', value: 'Text' },
+      { name: 'ATOLL_SYSTEM_LOG_LEVEL', value: 'WARN' },
       { name: 'AWS_ACCESS_KEY_ID', value: 'any' },
       { name: 'TZ', value: 'Europe/Berlin' },
     ),
@@ -325,6 +326,12 @@ export const bad: BadCase[] = [
     path: 'spec.env[0].value',
     says: 'TRACE, DEBUG, INFO, WARN, ERROR or FATAL',
   })),
+  {
+    what: 'a system log level that Lambda does not have',
+    spec: env({ name: 'ATOLL_SYSTEM_LOG_LEVEL', value: 'ERROR' }),
+    path: 'spec.env[0].value',
+    says: 'DEBUG, INFO or WARN',
+  },
   {
     what: 'an unknown log format',
     spec: env({ name: 'AWS_LAMBDA_LOG_FORMAT', value: 'XML' }),

@@ -189,6 +189,26 @@ test('pino-lambda writes the request id into each line', async () => {
   }
 });
 
+test("a line of pino's is a record of its level, with its fields", async () => {
+  await deploy('pino-plain', {});
+  await site.invoke('pino-plain');
+  const [line, ...others] = await until('the line is in the log', async () => {
+    const found = (await logsOf('pino-plain')).filter(({ source }) => source === 'stdout');
+    return found.length > 0 ? found : undefined;
+  });
+  expect(line).toMatchObject({
+    level: 'ERROR',
+    message: 'stuck',
+    function: 'pino-plain',
+    requestId: expect.stringMatching(/^[0-9a-f-]{36}$/),
+    robot: 'r7',
+    err: { type: 'RangeError', message: 'too far' },
+  });
+  expect(others).toEqual([]);
+  const { stdout } = await site.faas('logs', 'pino-plain');
+  expect(stdout).toMatch(/ERROR [0-9a-f]{8} stuck robot=r7 err=\{/);
+});
+
 test('@aws-lambda-powertools event-handler, logger, metrics and tracer work, without a daemon', async () => {
   await deploy('powertools-http', { triggers: http('powertools') });
   const robot = await site.fetch('/powertools/robots/r7?verbose=yes');
@@ -205,16 +225,13 @@ test('@aws-lambda-powertools event-handler, logger, metrics and tracer work, wit
 
   const records = await until('the log has the metric', async () => {
     const found = await logsOf('powertools-http');
-    return found.some(({ message }) => String(message).includes('"asked"')) ? found : undefined;
+    return found.some((record) => 'asked' in record) ? found : undefined;
   });
-  const parsed = records.flatMap(({ message }) => {
-    const text = String(message);
-    return text.startsWith('{') ? [JSON.parse(text) as Record<string, unknown>] : [];
-  });
-  expect(parsed).toContainEqual(
+  expect(records).toContainEqual(
     expect.objectContaining({
       level: 'INFO',
       message: 'asked for',
+      requestId: id,
       robot: 'r7',
       service: 'fleet',
       cold_start: true,
@@ -224,7 +241,7 @@ test('@aws-lambda-powertools event-handler, logger, metrics and tracer work, wit
       function_memory_size: '128',
     }),
   );
-  const embedded = parsed.filter((record) => '_aws' in record);
+  const embedded = records.filter((record) => '_aws' in record);
   expect(embedded).toContainEqual(
     expect.objectContaining({ ColdStart: 1, function_name: 'powertools-http' }),
   );

@@ -117,6 +117,47 @@ test('a function that drains slowly holds up no other; only its successor of the
   expect(await host.invoke('held')).toBe(2);
 });
 
+test('what a handler logs is kept from its level on, and what the host says from the system level on', async () => {
+  const code = `exports.handler = async (event) => {
+    console.debug('fine');
+    process.stdout.write('{"level":"debug","message":"finer","joint":3}\\n');
+    if (event) throw new Error('no');
+  }`;
+  const levels = (generation: number, ours: string) => {
+    const env = [
+      { name: 'AWS_LAMBDA_LOG_LEVEL', value: 'DEBUG' },
+      { name: 'ATOLL_SYSTEM_LOG_LEVEL', value: ours },
+    ];
+    return { ...functionConfig('talks', code, { generation }), env };
+  };
+  const host = await startedHost([levels(1, 'INFO')]);
+  await host.untilReady(levels(1, 'INFO'));
+  await host.invoke('talks');
+  expect(await host.untilLogged(({ message }) => message === 'fine')).toMatchObject({ level: 'DEBUG' });
+  expect(await host.untilLogged(({ message }) => message === 'finer')).toMatchObject({
+    level: 'DEBUG',
+    namespace: 'default',
+    function: 'talks',
+    source: 'stdout',
+    joint: 3,
+  });
+  await host.untilLogged(({ message, level }) => message === 'REPORT' && level === 'INFO');
+
+  await host.reload([levels(2, 'WARN')]);
+  await host.untilReady(levels(2, 'WARN'));
+  const before = host.logs.length;
+  await host.invoke('talks');
+  expect((await host.ask('/invoke/default/talks', 1)).headers['atoll-outcome']).toBe('threw');
+  // In the order in which they were written: that of the failure is the first report, and the last word.
+  await host.untilLogged(({ message, level }) => message === 'REPORT' && level === 'WARN');
+  const ours = host.logs.slice(before).filter(({ source }) => source === 'report' || source === 'platform');
+  expect(ours.map(({ level, message }) => `${level} ${message}`)).toEqual([
+    'ERROR invocation failed',
+    'WARN REPORT',
+  ]);
+  expect(host.logs.slice(before).some(({ message }) => message === 'fine')).toBe(true);
+});
+
 test('a module that spins while it is imported holds up neither its successor nor the end of the host', async () => {
   const spins = (generation: number) => functionConfig('later', `for (;;) ${generation};`, { generation });
   const mended = functionConfig('later', "exports.handler = async () => 'mended'", { generation: 2 });

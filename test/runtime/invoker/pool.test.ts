@@ -71,6 +71,7 @@ test('a handler process sees Lambda’s variables and its own, from the first im
     AWS_LAMBDA_FUNCTION_MEMORY_SIZE: '128',
     AWS_LAMBDA_INITIALIZATION_TYPE: 'on-demand',
     AWS_LAMBDA_LOG_FORMAT: 'JSON',
+    AWS_LAMBDA_LOG_LEVEL: 'INFO',
     AWS_LAMBDA_LOG_GROUP_NAME: '/aws/lambda/default/door',
     AWS_LAMBDA_LOG_STREAM_NAME: expect.stringMatching(
       /^\d{4}\/\d\d\/\d\d\/\[c0ffeec0ffee\][0-9a-f]{32}$/,
@@ -246,8 +247,7 @@ test('the process of a timed-out invocation is gone, and what it forked with it'
   const { call, record } = await startFixture(openPool, 'forks', { timeoutMs: 400 });
   const before = handlerProcesses();
   expect((await call({ hang: true })).kind).toBe('timedOut');
-  const { message } = await record(({ source }) => source === 'handler');
-  await gone(pidOf(JSON.parse(message)));
+  await gone(pidOf(await record(({ source }) => source === 'handler')));
   await gone(before[0]!.pid);
 });
 
@@ -506,13 +506,49 @@ test('everything logged before process.exit arrives, however much', async () => 
   expect(records.filter(({ message }) => message.startsWith('line '))).toHaveLength(20_000);
 });
 
-test('AWS_LAMBDA_LOG_LEVEL keeps lower levels back', async () => {
-  const { call, records } = await startFixture(openPool, 'logs', { env: { AWS_LAMBDA_LOG_LEVEL: 'WARN' } });
-  await call({ levels: true });
-  expect(records.filter(({ source }) => source === 'handler').map(({ level }) => level)).toEqual([
-    'WARN',
-    'ERROR',
-  ]);
+test.for([
+  [{}, ['INFO', 'WARN', 'ERROR']],
+  [{ AWS_LAMBDA_LOG_LEVEL: 'WARN' }, ['WARN', 'ERROR']],
+  [{ AWS_LAMBDA_LOG_LEVEL: 'TRACE' }, ['TRACE', 'DEBUG', 'INFO', 'WARN', 'ERROR']],
+] as [Record<string, string>, string[]][])(
+  'AWS_LAMBDA_LOG_LEVEL keeps lower levels back: %j',
+  async ([env, levels]) => {
+    const { call, records } = await startFixture(openPool, 'logs', { env });
+    await call({ levels: true });
+    const told = records.filter(({ source }) => source === 'handler');
+    expect(told.map(({ level }) => level)).toEqual(levels);
+  },
+);
+
+test('a line of JSON that is written straight to stdout or stderr becomes fields, unless its level is too low', async () => {
+  const { call, record, records } = await startFixture(openPool, 'logs', {
+    env: { AWS_LAMBDA_LOG_LEVEL: 'WARN' },
+  });
+  const { report } = await call({
+    raw: 1,
+    stdout: ['{"level":20,"msg":"too fine"}', '{"level":50,"time":1,"msg":"stuck","arm":{"joint":3}}'],
+    stderr: ['{"level":"nonsense"}', '{"_aws":{"Timestamp":1},"asked":1}'],
+  });
+  const { requestId } = report;
+  expect(await record(({ message }) => message === 'stuck')).toEqual({
+    time: expect.stringMatching(/Z$/) as string,
+    level: 'ERROR',
+    message: 'stuck',
+    msg: 'stuck',
+    arm: { joint: 3 },
+    _time: 1,
+    namespace: 'default',
+    function: 'door',
+    requestId,
+    source: 'stdout',
+  });
+  // Without a level that is known, the stream's.
+  expect(await record((one) => one['_level'] === 'nonsense')).toMatchObject({ level: 'WARN', message: '' });
+  const metric = await record((one) => '_aws' in one);
+  expect(metric).toMatchObject({ level: 'WARN', message: '', _aws: { Timestamp: 1 }, asked: 1 });
+  // What is no JSON has no level, so it is kept.
+  await record(({ message }) => message === 'after');
+  expect(records.filter(({ message }) => message === 'too fine')).toEqual([]);
 });
 
 test('megabytes go in and out whole, beside small ones', async () => {
@@ -666,7 +702,7 @@ test('nothing lives after drain: a process that ignores SIGTERM, its children, a
 test('what a process forked does not outlive its exit', async () => {
   const { call, record } = await startFixture(openPool, 'forks');
   expect((await call({ exit: true, inherit: true })).kind).toBe('crashed');
-  await gone(pidOf(JSON.parse((await record(({ source }) => source === 'handler')).message)));
+  await gone(pidOf(await record(({ source }) => source === 'handler')));
 });
 
 test('a process may tidy up at SIGTERM when it is drained', async () => {
