@@ -17,6 +17,7 @@ import type { Invoker } from './invoker/invoker.ts';
 import { logControls } from './invoker/log-controls.ts';
 import { openPool } from './invoker/pool.ts';
 import type { Log, LogRecord } from './log.ts';
+import { openLosses } from './losses.ts';
 import type { FunctionMetrics } from './metrics.ts';
 import type { Packages } from './package/fetch.ts';
 import type { Server } from './server.ts';
@@ -126,6 +127,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
   const opened = new Map<string, OpenTriggerEntry>();
   /** Triggers whose dead letters cannot be stored, and why: they go on, and say it. */
   const unstored = new Map<string, string>();
+  const losses = openLosses({ log, metrics: parts.metrics, changed: () => publish() });
   const draining = new Set<Promise<void>>();
   let wanted = first;
   let running: Version | undefined;
@@ -151,8 +153,13 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
           reason: 'NotOpened',
           message: 'opened when the handler is ready',
         };
-        const also = unstored.get(trigger);
-        return { name: trigger, ready, reason, message: also ? `${message}; ${also}` : message };
+        const also = [message, unstored.get(trigger), losses.message(trigger)];
+        return {
+          name: trigger,
+          ready,
+          reason,
+          message: also.filter((part) => part !== undefined).join('; '),
+        };
       }),
     });
   }
@@ -351,13 +358,8 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
         parts.metrics.connected(shown, next.ready);
         publish();
       },
-      dropped(subject) {
-        parts.metrics.deadLettered(shown, 'Overflow');
-        log.error(
-          { trigger: shown, source: 'platform', subject, reason: 'Overflow' },
-          'buffer full: event dropped',
-        );
-      },
+      dropped: (subject) => losses.dropped(shown, subject),
+      cutOff: (why) => losses.cutOff(shown, why),
       async deadLetter(event, fault, reason) {
         if (!parts.deadLetters)
           throw new AtollError('InboxUnavailable', 'without NATS there are no dead letters');
@@ -385,6 +387,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
 
   async function closeTrigger(shown: string, entry: OpenTriggerEntry): Promise<void> {
     opened.delete(shown);
+    losses.forget(shown);
     parts.metrics.forgetTrigger(shown);
     await entry.trigger
       .close()

@@ -50,6 +50,7 @@ export interface FunctionMetrics {
   deadLettered(trigger: string, reason: DeadLetterReason): void;
   deadLetterUnstored(trigger: string): void;
   connected(trigger: string, up: boolean): void;
+  cutOff(trigger: string): void;
   restarted(reason: string): void;
   memory(bytes: number): void;
   lagOf(trigger: string, lag: () => Promise<number>): void;
@@ -136,6 +137,12 @@ export function openMetrics(): Metrics {
     labelNames: perTrigger,
     registers,
   });
+  const cutOffs = new Counter({
+    name: 'atoll_trigger_slow_consumer_total',
+    help: 'Times the server cut the host off for reading too slowly; what was on its way is lost',
+    labelNames: perTrigger,
+    registers,
+  });
   new Gauge({
     name: 'atoll_trigger_lag_events',
     help: 'Events waiting at the source, those in backoff included',
@@ -202,6 +209,7 @@ export function openMetrics(): Metrics {
           triggers.add(trigger);
           connected.labels(namespace, fn, trigger).set(up ? 1 : 0);
         },
+        cutOff: (trigger) => cutOffs.labels(namespace, fn, trigger).inc(),
         restarted: (reason) => restarts.labels(namespace, fn, reason).inc(),
         memory: (bytes) => memory.labels(namespace, fn).set(bytes),
         lagOf: (trigger, lag) =>

@@ -25,6 +25,8 @@ const readyTimeoutMs = 120_000;
  * A stream that could not be written once takes nothing more until nats-server is started again (2.15.2, tried),
  * though there is space by then. Its plain NATS goes on meanwhile.
  */
+/** It tells the log alone, and as news. */
+const slowConsumer = /Slow Consumer Detected/;
 const writeFailed = /critical write error|JetStream .*will be DISABLED/i;
 const spaceBytes = 1024 * 1024;
 const spaceMs = 1_000;
@@ -210,7 +212,8 @@ function startServer(options: {
         broken = new AbortController();
         void startAgainWithSpace(broken.signal);
       }
-      if (level === 'WRN') log.warn({ server: 'nats-server' }, message);
+      if (level === 'WRN' || (message !== undefined && slowConsumer.test(message)))
+        log.warn({ server: 'nats-server' }, message);
       else if (level === 'ERR' || level === 'FTL') log.error({ server: 'nats-server' }, message);
       else log.debug({ server: 'nats-server' }, message ?? line);
     },

@@ -1,5 +1,6 @@
 /** One NATS connection of a process: opened also while the server is away, reconnecting for ever. */
 import { readFileSync, statSync } from 'node:fs';
+import { PermissionViolationError } from '@nats-io/nats-core';
 import { connect, credsAuthenticator } from '@nats-io/transport-node';
 import type { Auth, NatsConnection, NodeConnectionOptions, Subscription } from '@nats-io/transport-node';
 import type { NatsSettings } from '../config.ts';
@@ -20,6 +21,12 @@ export interface NatsLink {
   readonly state: LinkState;
   /** Called at each change (not at once). Returns the way to stop listening. */
   onState(listener: (state: LinkState) => void): () => void;
+  /**
+   * Called when the server ended a connection because this client read too slowly: what it had published to plain
+   * subscriptions and not delivered yet is lost. `why` is the server's reason, or why we think so where it tells none.
+   * Returns the way to stop listening.
+   */
+  onCutOff(listener: (why: string) => void): () => void;
   close(): Promise<void>;
 }
 
@@ -31,6 +38,7 @@ const retryFloorMs = 250;
 const retryCeilingMs = 1_500;
 /** What is given to messages that are still on their way when something is closed. */
 const flushMs = 2_000;
+const askMs = 2_000;
 
 export function openNats(
   settings: NatsSettings,
@@ -40,6 +48,7 @@ export function openNats(
   const servers = settings.url.split(',').map((server) => server.trim());
   const address = servers.map(withoutUserInfo).join(',');
   const listeners = new Set<(state: LinkState) => void>();
+  const cutOffListeners = new Set<(why: string) => void>();
   const closing = new AbortController();
   let state: LinkState = { connected: false, message: `connecting to NATS at ${address}` };
   let connection: NatsConnection | undefined;
@@ -76,18 +85,43 @@ export function openNats(
     connection = established;
     change({ connected: true, message: `connected to NATS at ${address}` });
     opened.resolve(established);
+    let seat = seatOf(established);
+    /** Why the connection would end was said: by the server, or by ourselves. */
+    let explained = false;
     for await (const status of established.status()) {
       if (status.type === 'disconnect') change(away());
-      else if (status.type === 'reconnect')
+      else if (status.type === 'reconnect') {
         change({ connected: true, message: `connected to NATS at ${address}` });
-      else if (status.type === 'error')
+        if (!explained) void tellIfCutOff(established, seat);
+        seat = seatOf(established);
+        explained = false;
+      } else if (status.type === 'error') {
         log.debug({ address, reason: reasonOf(status.error) }, 'NATS refused');
+        explained ||= !(status.error instanceof PermissionViolationError);
+      } else if (
+        status.type === 'staleConnection' ||
+        status.type === 'forceReconnect' ||
+        status.type === 'ldm'
+      ) {
+        explained = true;
+      }
     }
     const error = await established.closed();
     connection = undefined;
     if (closing.signal.aborted) return;
     opened = pendingConnection();
     change(away(error ?? undefined));
+  }
+
+  /** A slow consumer is not told: the server closes its connection, and notes why. */
+  async function tellIfCutOff(established: NatsConnection, seat: Seat): Promise<void> {
+    const noted = await reasonOfEnd(established, seat);
+    const ranOn = seatOf(established).serverId === seat.serverId;
+    if (noted === undefined ? !ranOn : !noted.startsWith('Slow Consumer')) return;
+    const why =
+      noted ?? 'the server closed the connection without a word and ran on, as it does with a slow consumer';
+    log.warn({ address, reason: why }, 'NATS cut this client off: it read too slowly');
+    for (const listener of [...cutOffListeners]) listener(why);
   }
 
   void keepConnected();
@@ -101,6 +135,10 @@ export function openNats(
     onState(listener) {
       listeners.add(listener);
       return () => listeners.delete(listener);
+    },
+    onCutOff(listener) {
+      cutOffListeners.add(listener);
+      return () => cutOffListeners.delete(listener);
     },
     async close() {
       if (closing.signal.aborted) return;
@@ -148,6 +186,36 @@ export async function connectionWithin(
   await Promise.race([changed.promise, pause(timeoutMs, undefined)]);
   stop();
   return link.current();
+}
+
+/** A connection as its server knows it. */
+interface Seat {
+  /** A server's own, anew at each of its starts. */
+  readonly serverId: string | undefined;
+  readonly serverName: string | undefined;
+  readonly clientId: number | undefined;
+}
+
+function seatOf({ info }: NatsConnection): Seat {
+  return { serverId: info?.server_id, serverName: info?.server_name, clientId: info?.client_id };
+}
+
+/**
+ * What the server noted when it closed that connection. It tells the users of an account, but not those of the one
+ * that servers without accounts have; undefined also when it may not be asked.
+ */
+async function reasonOfEnd(nc: NatsConnection, seat: Seat): Promise<string | undefined> {
+  const closed = 1;
+  const question = { cid: seat.clientId, state: closed, server_name: seat.serverName, exact_match: true };
+  try {
+    const answer = await nc.request('$SYS.REQ.ACCOUNT.PING.CONNZ', JSON.stringify(question), {
+      timeout: askMs,
+    });
+    const { data } = answer.json<{ data?: { connections?: { cid: number; reason?: string }[] } }>();
+    return data?.connections?.find(({ cid }) => cid === seat.clientId)?.reason;
+  } catch {
+    return undefined;
+  }
 }
 
 function connectionOptions(

@@ -137,6 +137,7 @@ export function openNats(source: TriggerSources['nats'], context: TriggerContext
   }
 
   const unfollow = link?.onState(follow);
+  const unhear = link?.onCutOff((why) => context.cutOff?.(why));
   follow();
 
   return {
@@ -145,6 +146,7 @@ export function openNats(source: TriggerSources['nats'], context: TriggerContext
       if (closed) return;
       closed = true;
       unfollow?.();
+      unhear?.();
       clearTimeout(retry);
       if (link) await endSubscription(link, subscription);
       buffer.close();

@@ -55,6 +55,8 @@ export interface TriggerContext {
   report(state: TriggerState): void;
   /** An event that had to be dropped (bounded buffer full): counted and logged by the host, rate limited. */
   dropped(subject: string): void;
+  /** The source cut the host off for reading too slowly; nobody knows what is lost. `why`: the source's own words. */
+  cutOff?(why: string): void;
   /**
    * For an event that no inbox can take (CONTRACTS 4.8). Resolves when it is stored: only then may its source be
    * acknowledged. Absent without NATS.

@@ -89,6 +89,55 @@ test('a NATS server of others that is away at the start and later: said in the s
   );
 });
 
+const account = `
+  accounts { APP: { jetstream: enabled, users: [{ user: app, password: app }] } }
+  no_auth_user: app`;
+
+test.each([
+  ['that has no accounts', '', 'closed the connection without a word'],
+  ['that has', account, 'Slow Consumer'],
+])(
+  'a host that reads too slowly is cut off by a NATS server %s: said in log, metric and condition, and it goes on',
+  async (_which, config, why) => {
+    const server = await startNats({
+      maxPayload: 1024 * 1024,
+      config: `max_pending: 1MB\nwrite_deadline: "1s"\n${config}`,
+    });
+    const admin = await server.connect();
+    const site = await startSite({ args: ['--nats', server.url] });
+    const triggers = [{ name: 'plain', nats: { subject: 'e2e.flood' } }];
+    await site.deploy({
+      name: 'slow',
+      spec: { triggers },
+      code: 'export const handler = async ({ n }) => n;',
+    });
+
+    const { pid } = processNamed(site, 'runtime/main');
+    process.kill(pid, 'SIGSTOP');
+    try {
+      const event = JSON.stringify({ n: 1, pad: 'x'.repeat(100_000) });
+      // More than the kernel and the server hold for one client.
+      for (let n = 0; n < 300; n++) admin.publish('e2e.flood', event);
+      await admin.flush();
+      await until('the server is rid of the host', async () => {
+        const answer = await fetch(`${server.monitorUrl}/varz`);
+        return ((await answer.json()) as { slow_consumers: number }).slow_consumers > 0 || undefined;
+      });
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
+
+    await describes(site, 'slow', new RegExp(`plain .*True.*cut off once as a slow consumer \\(.*${why}`));
+    const { stdout } = await site.faas('logs', 'slow', '--limit', '10000', '-o', 'json');
+    expect(stdout).toContain('cut off by the server for reading too slowly');
+    expect(await (await site.fetch('/metrics')).text()).toMatch(
+      /^atoll_trigger_slow_consumer_total\{namespace="default",function="slow",trigger="plain"\} 1$/m,
+    );
+    const answer = await admin.request('e2e.flood', '{"n":2}', { timeout: 20_000 });
+    expect(answer.json()).toBe(2);
+  },
+);
+
 test.each([4, 5] as const)(
   'mosquitto, MQTT version %i: topic, retained flag and wildcards arrive; away is said, and recovered from',
   async (version) => {

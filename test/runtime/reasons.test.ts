@@ -202,6 +202,8 @@ test('Overflow: what finds the buffer full is counted and logged, and all that f
   }
   client.publish('plain.in', event);
   await running.untilLogged(({ reason, trigger }) => reason === 'Overflow' && trigger === 'in');
+  const { body } = await running.ask('/status');
+  expect(body).toMatch(/subscribed to plain\.in; 1 events dropped since its buffer was full; last at 20/);
   expect((await metric(running, 'atoll_dead_letters_total'))[0]).toMatch(
     /trigger="in",reason="Overflow"} 1$/,
   );
