@@ -69,6 +69,8 @@ export type VariableSource =
       readonly file: string;
       /** True: without the file the variable is not set, instead of nothing starting. */
       readonly optional?: boolean;
+      /** Another one when the file may hold something else: then new processes read it. */
+      readonly stamp?: string;
     }
   | { readonly name: string; readonly variable: string };
 

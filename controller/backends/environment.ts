@@ -43,7 +43,7 @@ async function entryOf(
   const ref = valueFrom?.secretKeyRef ?? valueFrom?.configMapKeyRef;
   if (ref) {
     const file = await fileOf(owner.namespace, ref, paths, ref === valueFrom?.secretKeyRef);
-    if (typeof file === 'string') return { name, file };
+    if ('stamp' in file) return { name, ...file };
     if (ref.optional && file.reason === 'SecretNotFound') return undefined;
     return { ...file, message: `env ${name}: ${file.message}` };
   }
@@ -72,7 +72,7 @@ async function fileOf(
   { name, key }: { name: string; key: string },
   paths: SitePaths,
   secret: boolean,
-): Promise<string | Problem> {
+): Promise<{ file: string; stamp: string } | Problem> {
   const file = paths.secretFile(namespace, name, key);
   const refused = (what: string): Problem => ({ reason: 'NotAllowed', message: what });
   const odd = [name, key].find(
@@ -89,7 +89,7 @@ async function fileOf(
       // A power cut, or a command that failed in the middle of `> file`: no secret is nothing.
       return { reason: 'SecretNotFound', message: `${file} is empty: write the value into that file` };
     }
-    if (found.isFile()) return file;
+    if (found.isFile()) return { file, stamp: `${found.ino} ${found.mtimeMs} ${found.size}` };
     return refused(`${file} is not a file`);
   } catch (error) {
     if (!isMissing(error)) return refused(`${file} cannot be read: ${(error as Error).message}`);
@@ -99,3 +99,7 @@ async function fileOf(
     };
   }
 }
+
+/** Does it name files, whose content may change while the object stays as it is? */
+export const readsFiles = ({ spec }: Pick<Workload, 'spec'>): boolean =>
+  spec.env.some(({ valueFrom }) => valueFrom?.secretKeyRef ?? valueFrom?.configMapKeyRef);

@@ -1,4 +1,5 @@
 /** One machine: a single supervised host process for all functions of the site. */
+import { existsSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { extname, join } from 'node:path';
@@ -23,7 +24,7 @@ import { markProcess, temporaryPrefix } from '../stores/process-marks.ts';
 import type { SitePaths } from '../stores/site.ts';
 import { isKey, keyText, type Key } from '../stores/store.ts';
 import type { Backend, Observation, Workload } from './backend.ts';
-import { environmentOf, type Problem } from './environment.ts';
+import { environmentOf, readsFiles, type Problem } from './environment.ts';
 import { followHostStatus } from './host-status.ts';
 import { openLogFiles } from './log-files.ts';
 import { openLogSorter, rawLine } from './log-sorter.ts';
@@ -31,8 +32,11 @@ import { openLogSorter, rawLine } from './log-sorter.ts';
 /** The kernel takes 107 bytes; some are left for those who count differently. */
 const maxSocketPathBytes = 100;
 const probeMs = 50;
-/** A missing secret is looked for again this often. */
+/** Secrets are looked at this often; a changed one is taken up when it was the same twice: who writes it may not be done. */
 const secretsMs = 1_000;
+const logSweepMs = 60 * 60_000;
+/** Logs of a deleted function stay this long after their last line. */
+const keptLogMs = 7 * 24 * 60 * 60_000;
 /** On top of what a host may take to stop: beyond it, it hangs. */
 const stopGraceMs = 5_000;
 
@@ -73,6 +77,8 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
   /** What the host is told of each: the last form of it whose environment could be made. */
   const accepted = new Map<string, FunctionConfig>();
   const problems = new Map<string, Problem>();
+  /** Environments that were seen once, beside functions that run with another one. */
+  const fresh = new Map<string, string>();
   const statuses = new Map<string, HostFunctionStatus>();
   const closing = new AbortController();
 
@@ -120,19 +126,36 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
         if (accepted.get(text)?.uid !== workload.uid) accepted.delete(text);
       } else {
         problems.delete(text);
-        accepted.set(text, configOf(workload, found.env));
+        if (isSettled(text, workload, found.env)) accepted.set(text, configOf(workload, found.env));
       }
       if (workload.spec.replicas === 0) accepted.delete(text);
       if (before !== problems.get(text)?.message) emit(workload.key);
     }
     for (const text of accepted.keys()) if (!workloads.has(text)) accepted.delete(text);
     clearTimeout(looksAgain);
-    if (problems.size > 0) looksAgain = setTimeout(changed, secretsMs).unref();
+    if ([...workloads.values()].some(readsFiles)) looksAgain = setTimeout(changed, secretsMs).unref();
     const text = configText();
     if (text === written) return;
     await writeAtomically(configFile, text);
     written = text;
     tellHost();
+  }
+
+  function isSettled(text: string, { key, uid, generation }: Workload, env: FunctionConfig['env']): boolean {
+    const running = accepted.get(text);
+    const [now, before] = [JSON.stringify(env), fresh.get(text)];
+    fresh.delete(text);
+    if (running?.uid !== uid || running.generation !== generation) return true;
+    if (now === JSON.stringify(running.env)) return true;
+    if (now !== before) {
+      fresh.set(text, now);
+      return false;
+    }
+    const names = env.flatMap((one, index) =>
+      JSON.stringify(one) === JSON.stringify(running.env[index]) ? [] : [one.name],
+    );
+    log.info({ ...key, variables: names }, 'secrets changed: new processes take them up');
+    return true;
   }
 
   function configText(): string {
@@ -237,6 +260,14 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
     onState,
   });
 
+  const sweepLogs = (): void =>
+    void logFiles.sweep(paths.logs, {
+      isKept: (key) => existsSync(paths.functionFile(key)),
+      olderThan: Date.now() - keptLogMs,
+    });
+  const logSweep = setInterval(sweepLogs, logSweepMs).unref();
+  sweepLogs();
+
   function why(text: string): Problem | undefined {
     const problem = problems.get(text);
     if (problem || connected) return problem;
@@ -254,6 +285,7 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
     async remove(key) {
       const text = keyText(key);
       problems.delete(text);
+      fresh.delete(text);
       if (workloads.delete(text)) changed();
     },
     async observe(key) {
@@ -286,6 +318,7 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
     async close() {
       closing.abort();
       clearTimeout(looksAgain);
+      clearInterval(logSweep);
       await applying;
       await host.stop();
       await marks.written();

@@ -1,10 +1,11 @@
 /** Log records in files, one per function, rotated by size; read again with filters, and followed. */
 import { closeSync, fstatSync, openSync, createReadStream } from 'node:fs';
-import { mkdir, open, rename, stat, type FileHandle } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { mkdir, open, readdir, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Log, LogRecord } from '../../runtime/log.ts';
 import { fileMode, folderMode, isMissing } from '../stores/atomic-file.ts';
+import type { Key } from '../stores/store.ts';
 import type { LogQuery } from './backend.ts';
 
 const maxFileBytes = 10 * 1024 * 1024;
@@ -24,6 +25,11 @@ export interface LogFiles {
   append(path: string, lines: Buffer): void;
   /** The kept records that fit, oldest first; with `follow` those to come as well, until `signal` aborts. */
   read(path: string, query: LogQuery): AsyncIterable<LogRecord>;
+  /**
+   * Removes `<folder>/<namespace>/<name>.jsonl`, with those before it, of functions that are not kept and have logged
+   * nothing since `olderThan` (ms since the epoch). What cannot be removed is logged and left.
+   */
+  sweep(folder: string, rule: { isKept(key: Key): boolean; olderThan: number }): Promise<void>;
   /** Writes what waits, ends what follows. */
   close(): Promise<void>;
 }
@@ -143,6 +149,23 @@ export function openLogFiles(log: Log, options: { maxFileBytes?: number } = {}):
       else timer ??= setTimeout(flushAll, flushMs);
     },
     read,
+    async sweep(folder, { isKept, olderThan }) {
+      try {
+        for (const key of await keysBelow(folder)) {
+          const path = join(folder, key.namespace, `${key.name}.jsonl`);
+          const file = files.get(path);
+          if (isKept(key) || (file && (file.followers.size > 0 || file.pending.length > 0 || file.writing)))
+            continue;
+          const { mtimeMs } = await stat(path);
+          if (mtimeMs >= olderThan) continue;
+          files.delete(path);
+          for (let age = filesKept - 1; age >= 0; age -= 1) await rm(rotated(path, age), { force: true });
+          log.info({ path }, 'the log of a deleted function was removed');
+        }
+      } catch (error) {
+        log.warn({ err: error, folder }, 'logs of deleted functions cannot be removed');
+      }
+    },
     async close() {
       ending.abort();
       await flushAll();
@@ -200,6 +223,19 @@ async function rotate(path: string): Promise<void> {
       if (!isMissing(error)) throw error;
     });
   }
+}
+
+/** Of current files; a rotated one has a dot in its name, which no function has. */
+async function keysBelow(folder: string): Promise<Key[]> {
+  const keys: Key[] = [];
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    if (!entry.isDirectory()) continue;
+    for (const file of await readdir(join(folder, entry.name))) {
+      const [, name] = /^([^.]+)\.jsonl$/.exec(file) ?? [];
+      if (name !== undefined) keys.push({ namespace: entry.name, name });
+    }
+  }
+  return keys;
 }
 
 async function sizeOf(path: string): Promise<number> {

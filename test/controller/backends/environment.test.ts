@@ -17,6 +17,10 @@ async function site(): Promise<SitePaths> {
   return paths;
 }
 
+interface Found {
+  env: { name: string; file?: string; stamp?: string }[];
+}
+
 const environment = (paths: SitePaths, ...env: object[]) =>
   environmentOf(workload({ uid: 'u1', spec: { env } }), paths);
 
@@ -53,12 +57,17 @@ test('a secret is the file it lies in, and so is a key of a ConfigMap', async ()
   const file = paths.secretFile('default', 'robot', 'token');
   const ref = { name: 'robot', key: 'token' };
   const config = { name: 'Y', valueFrom: { configMapKeyRef: ref } };
+  const stamp = expect.any(String) as string;
   expect(await environment(paths, secret(ref), config)).toEqual({
     env: [
-      { name: 'X', file },
-      { name: 'Y', file },
+      { name: 'X', file, stamp },
+      { name: 'Y', file, stamp },
     ],
   });
+  const [, before] = ((await environment(paths, secret(ref), config)) as Found).env;
+  await writeFile(file, 'hunter3');
+  const [, after] = ((await environment(paths, secret(ref), config)) as Found).env;
+  expect(after?.stamp).not.toBe(before?.stamp);
 });
 
 test('a secret that is missing is named with its file, unless it is optional', async () => {
@@ -98,5 +107,7 @@ test('a link from one key to another of the namespace is fine, as Kubernetes lay
   const paths = await site();
   await symlink('token', paths.secretFile('default', 'robot', 'current'));
   const found = await environment(paths, secret({ name: 'robot', key: 'current' }));
-  expect(found).toEqual({ env: [{ name: 'X', file: paths.secretFile('default', 'robot', 'current') }] });
+  expect(found).toMatchObject({
+    env: [{ name: 'X', file: paths.secretFile('default', 'robot', 'current') }],
+  });
 });

@@ -1,13 +1,13 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { Writable } from 'node:stream';
 import { text } from 'node:stream/consumers';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import type { Backend } from '../../../controller/backends/backend.ts';
 import { openLocalBackend, type LocalBackend } from '../../../controller/backends/local.ts';
 import { claimSite, openSiteFolder, sitePaths, type SitePaths } from '../../../controller/stores/site.ts';
@@ -131,6 +131,62 @@ test('a missing secret keeps only its own function from running, names the file,
   await writeSecret(paths, 'late');
   await untilObserved(backend, hello, isReady());
   expect((await invoke(backend, hello, 'TOKEN')).body).toBe('late');
+});
+
+test('a changed secret is taken up by new processes; what runs ends in the old one, an emptied one changes nothing', async () => {
+  const { backend, paths } = await open();
+  const file = await writeSecret(paths, 'first');
+  const gate = join(await temporaryFolder(), 'gate');
+  const code = `exports.handler = async (event) => {
+    if (event) while (!require('node:fs').existsSync(event)) await new Promise((go) => setTimeout(go, 20));
+    return process.env.TOKEN;
+  }`;
+  await backend.ensure(workload({ code, spec: { ...env(token), concurrency: 2 } }));
+  await untilObserved(backend, hello, isReady());
+  const slow = invoke(backend, hello, gate);
+  await writeSecret(paths, 'second');
+  const token2 = async () => (await invoke(backend, hello)).body;
+  await vi.waitFor(async () => expect(await token2()).toBe('second'), { timeout: 20_000, interval: 100 });
+  await writeFile(gate, '');
+  expect(await slow).toEqual({ outcome: 'returned', body: 'first' });
+
+  await writeFile(file, '');
+  const problem = await untilObserved(backend, hello, (one) => one?.problem !== undefined);
+  expect(problem?.problem).toMatchObject({ reason: 'SecretNotFound' });
+  expect(await token2()).toBe('second');
+});
+
+test('a secret that is optional is taken up when it comes', async () => {
+  const { backend, paths } = await open();
+  const optional = secret('TOKEN', { name: 'robot', key: 'token', optional: true });
+  await backend.ensure(workload({ code: printing, spec: env(optional) }));
+  await untilObserved(backend, hello, isReady());
+  expect((await invoke(backend, hello, 'TOKEN')).body).toBe('not set');
+  await writeSecret(paths, 'late');
+  await vi.waitFor(async () => expect((await invoke(backend, hello, 'TOKEN')).body).toBe('late'), {
+    timeout: 20_000,
+    interval: 100,
+  });
+});
+
+test('logs of a deleted function are removed a week after their last line, those of others never', async () => {
+  const dir = await temporaryFolder();
+  const paths = await openSiteFolder(dir);
+  const logs = { gone: 8, 'gone.1': 9, recent: 6, living: 8 };
+  await mkdir(join(paths.logs, 'default'), { recursive: true });
+  for (const [name, days] of Object.entries(logs)) {
+    const file = join(paths.logs, 'default', `${name}.jsonl`);
+    await writeFile(file, '{}\n');
+    const time = Date.now() / 1000 - days * 86_400;
+    await utimes(file, time, time);
+  }
+  const living = paths.functionFile({ namespace: 'default', name: 'living' });
+  await mkdir(dirname(living), { recursive: true });
+  await writeFile(living, '');
+  await open(dir);
+  await vi.waitFor(async () => {
+    expect((await readdir(join(paths.logs, 'default'))).sort()).toEqual(['living.jsonl', 'recent.jsonl']);
+  });
 });
 
 test('a new generation whose secret is missing leaves the old one answering', async () => {
