@@ -7,6 +7,8 @@ import { forget, forgetSessionKey, graceMs, type Living, type Swept } from '../.
 import { UnreadableObjectError, type Store } from '../stores/store.ts';
 
 const sweepMs = 5 * 60_000;
+/** What a full disk kept is settled up to the oldest event that is not; that one is handed out again within its lease. */
+const lingeringMs = 10_000;
 /** Changes come in groups: `faas apply -f FOLDER`. */
 const settleMs = 1_000;
 
@@ -32,6 +34,7 @@ export function startSweep(options: SweepOptions): Sweep {
   const { store, link, log } = options;
   let soon: NodeJS.Timeout | undefined;
   let later: NodeJS.Timeout | undefined;
+  let again: NodeJS.Timeout | undefined;
   let sweeping: Promise<void> = Promise.resolve();
   let stopped = false;
 
@@ -49,7 +52,12 @@ export function startSweep(options: SweepOptions): Sweep {
     if (stopped || !link.current()) return;
     const living = await livingOf(store);
     if (living === undefined) return log.warn('no sweep while a Function cannot be read');
-    await forgetSessions(await forget(living, options), options);
+    const swept = await forget(living, options);
+    if (swept.lingering > 0 && !stopped) {
+      clearTimeout(again);
+      again = setTimeout(sweepSoon, lingeringMs);
+    }
+    await forgetSessions(swept, options);
   }
 
   function changed(): void {
@@ -74,6 +82,7 @@ export function startSweep(options: SweepOptions): Sweep {
       clearInterval(timer);
       clearTimeout(soon);
       clearTimeout(later);
+      clearTimeout(again);
       await sweeping;
     },
   };

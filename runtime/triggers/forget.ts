@@ -10,7 +10,8 @@ import type { DeadLetters } from '../dead-letters.ts';
 import { AtollError, faultOf } from '../errors.ts';
 import { eventOf } from '../inbox.ts';
 import type { Log } from '../log.ts';
-import { inboxStream, isApiError, managerOf, openState } from '../streams.ts';
+import { inboxConsumer } from '../names.ts';
+import { inboxStream, inboxSubject, isApiError, managerOf, openState } from '../streams.ts';
 
 export interface Living {
   readonly namespace: string;
@@ -25,6 +26,10 @@ export interface Swept {
   readonly keys: string[];
   /** Events that waited in the inbox and are dead letters now (`FunctionDeleted`). */
   readonly deadLettered: number;
+  /** Events of living functions that were settled, and that a full disk had kept in the inbox. */
+  readonly settled: number;
+  /** Of such events, those that cannot be told yet from what is on its way: worth another look soon. */
+  readonly lingering: number;
   /**
    * Keys of MQTT sessions that the broker still keeps, with what was written there: whoever cleans one by a clean
    * connect removes its key then.
@@ -89,8 +94,11 @@ export async function forget(
     const bornBefore = Date.now() - (parts.graceMs ?? graceMs);
     const consumers = await forgetConsumers(manager, known, parts.site, bornBefore);
     const deadLettered = await forgetInbox(manager, known, parts, bornBefore);
+    const { settled, lingering } = await removeSettled(manager, living, parts.site);
     const { keys, mqttSessions } = await forgetKeys(await openState(nc), known, bornBefore);
-    const swept = { consumers, keys, deadLettered, mqttSessions };
+    const swept = { consumers, keys, deadLettered, settled, lingering, mqttSessions };
+    if (settled > 0)
+      log.warn({ events: settled }, 'handled events that a full disk had kept in the inbox are removed');
     if (consumers.length + keys.length + deadLettered > 0) {
       log.info({ consumers, keys: keys.length, deadLettered }, 'forgot what deleted functions left behind');
     }
@@ -193,6 +201,40 @@ async function forgetInbox(
     }
   }
   return count;
+}
+
+/**
+ * nats-server notes an acknowledgement first and then takes the event out of the stream. When the disk is full the
+ * second fails, and is not done again: such an event comes to nobody any more, and uses up its trigger's share. Up to
+ * the consumer's floor all of a function's events are settled; a restart never leaves it above the stream's end.
+ */
+async function removeSettled(
+  manager: JetStreamManager,
+  living: readonly Living[],
+  site: string,
+): Promise<Pick<Swept, 'settled' | 'lingering'>> {
+  const swept = { settled: 0, lingering: 0 };
+  for (const target of living) {
+    const filter = inboxSubject(site, target, '>');
+    const [consumer, stream] = await Promise.all([
+      manager.consumers.info(inboxStream, inboxConsumer(target)),
+      manager.streams.info(inboxStream, { subjects_filter: filter }),
+    ]).catch((error: unknown) => {
+      const missing = [JetStreamApiCodes.ConsumerNotFound, JetStreamApiCodes.StreamNotFound];
+      if (missing.some((code) => isApiError(error, code))) return [];
+      throw error;
+    });
+    if (!consumer || !stream) continue;
+    const stored = Object.values(stream.state.subjects ?? {}).reduce((sum, count) => sum + count, 0);
+    const kept = stored - consumer.num_pending - consumer.num_ack_pending;
+    // What is settled at this moment may look so for an instant; it is removed either way.
+    if (kept <= 0) continue;
+    const seq = consumer.ack_floor.stream_seq + 1;
+    const { purged } = await manager.streams.purge(inboxStream, { filter, seq });
+    swept.settled += purged;
+    swept.lingering += Math.max(0, kept - purged);
+  }
+  return swept;
 }
 
 async function nextOf(manager: JetStreamManager, subject: string, seq: number): Promise<StoredMsg | null> {

@@ -128,12 +128,10 @@ export function openBooks(options: BooksOptions): Books {
     async entries() {
       const manager = await jetstreamManager(options.nats(), { timeout: 5_000 });
       await readDeadLetters(manager);
-      const inbox = await waitingFor(manager, 'ATOLL_INBOX', `default_${options.function}`);
-      // After a full disk nats-server may have kept a message on it whose acknowledgement it knows: nobody's turn.
       const queued: Record<FlowName, number> = {
         jetstream: await waitingFor(manager, options.stream, options.consumer),
-        mqtt: Math.min(inbox, await waitingIn(manager, options.function, 'topic')),
-        invoke: Math.min(inbox, await waitingIn(manager, options.function, 'invoke')),
+        mqtt: await waitingIn(manager, options.function, 'topic'),
+        invoke: await waitingIn(manager, options.function, 'invoke'),
       };
       // Last: what is no longer queued is in the journal by now.
       readJournal();

@@ -1,25 +1,28 @@
+import { join } from 'node:path';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { Kvm } from '@nats-io/kv';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { openNats } from '../../../runtime/clients/nats.ts';
 import { openDeadLetters } from '../../../runtime/dead-letters.ts';
 import { openInbox, openInboxTrigger } from '../../../runtime/inbox.ts';
+import type { Delivery } from '../../../runtime/event.ts';
 import { openLog } from '../../../runtime/log.ts';
 import { inboxStream, stateBucket } from '../../../runtime/streams.ts';
 import { forget } from '../../../runtime/triggers/forget.ts';
 import type { Living } from '../../../runtime/triggers/forget.ts';
 import { openJetStream } from '../../../runtime/triggers/jetstream.ts';
 import type { FunctionRef } from '../../../runtime/triggers/trigger.ts';
-import { bytesOf, closedLater, contextOf } from '../../contracts/trigger.ts';
+import { bytesOf, closedLater, contextOf, nextOf } from '../../contracts/trigger.ts';
 import { closeLater } from '../../support/closing.ts';
-import { startNats } from '../../support/nats.ts';
+import { missingDisk, startDisk } from '../../support/disk.ts';
+import { startNats, type NatsOptions } from '../../support/nats.ts';
 
 const log = openLog({ level: 'silent' });
 
 const owner = { id: 'this-folder', place: 'robot:/srv/site' };
 
-async function setup(site = 'local') {
-  const server = await startNats();
+async function setup(site = 'local', options: NatsOptions = {}) {
+  const server = await startNats(options);
   const link = openNats({ url: server.url }, { name: 'test', site, log });
   closeLater(() => link.close());
   await link.connection();
@@ -177,3 +180,50 @@ function eventOf(id: string) {
     data: bytesOf('{}'),
   } as const;
 }
+
+test.skipIf(missingDisk())(
+  'what was handled while the disk was full does not stay in the inbox; what was not is still there',
+  async () => {
+    const disk = await startDisk({ megabytes: 64 });
+    const { server, link, inbox, manager, sweep } = await setup('local', {
+      storeDir: join(disk.path, 'store'),
+    });
+    const events = 1_000;
+    for (let n = 0; n < events; n++) await inbox.put(ref('fn'), eventOf(String(n)));
+    // That of a host which is gone afterwards: one that lives on acknowledges again what it is not sure of.
+    const host = openNats({ url: server.url }, { name: 'host', site: 'local', log });
+    closeLater(() => host.close());
+    const { context } = contextOf({ nats: host, function: ref('fn'), name: '$inbox' });
+    const trigger = closedLater(openInboxTrigger(context));
+    const deliveries = trigger.deliveries()[Symbol.asyncIterator]();
+    const taken: Delivery[] = [];
+    while (taken.length < events) taken.push(await nextOf(deliveries));
+
+    disk.fill();
+    // From the first write that fails on, the stream changes nothing any more. More than fits into a page of its file.
+    const tooMuch = { ...eventOf('one more'), data: new Uint8Array(64 * 1024) };
+    await expect(inbox.put(ref('fn'), tooMuch)).rejects.toMatchObject({ code: 'InboxUnavailable' });
+    const handled = taken.slice(0, 600);
+    for (const delivery of handled) await delivery.settle({ kind: 'done' });
+    await (await host.connection()).flush();
+    let admin = manager;
+    const consumer = async () => await admin.consumers.info(inboxStream, 'default_fn');
+    const stored = async () => (await admin.streams.info(inboxStream)).state.messages;
+    await vi.waitFor(
+      async () => expect((await consumer()).num_ack_pending).toBe(events - handled.length),
+      10_000,
+    );
+    await host.close();
+    disk.free();
+    await server.restart();
+    admin = await jetstreamManager(await server.connect());
+    await vi.waitFor(() => expect(link.state.connected).toBe(true), 20_000);
+    // Their acknowledgement is known, and they are there: else this test would show nothing.
+    expect(await stored()).toBeGreaterThan(events - handled.length);
+    expect((await consumer()).ack_floor.stream_seq).toBe(handled.length);
+
+    expect((await sweep([living('fn', 'topic')])).settled).toBeGreaterThan(0);
+    expect(await stored()).toBe(events - handled.length);
+    expect((await sweep([living('fn', 'topic')])).settled).toBe(0);
+  },
+);
