@@ -32,6 +32,7 @@ data on stdout; what is said about it goes to stderr.
 | variable | meaning |
 |---|---|
 | \`FAAS_SITE\` | the folder of the site, as \`--site\` |
+| \`FAAS_NATS\`, \`FAAS_MQTT\` | for \`faas up\`: the addresses, as \`--nats\` and \`--mqtt\`; where they hold a password others cannot read it here |
 | \`FAAS_KEY\` | \`id.secret\`, where the gateway asks for a key and the folder of the site has none |
 | \`AWS_ACCESS_KEY_ID\`, \`AWS_SECRET_ACCESS_KEY\`, \`AWS_SESSION_TOKEN\`, \`AWS_REGION\` | for \`faas up --s3\`; kept in the folder of the site, readable for its owner alone |
 | \`NO_COLOR\` | no colours |

@@ -2,20 +2,25 @@
  * Addresses that a user gave, with their credentials moved into files that only the user can read: an address is
  * printed, logged, and handed to other processes.
  */
-import { readFile, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { constants } from 'node:fs';
+import { access, readFile, rm, stat } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
 import { writeAtomically } from '../controller/stores/atomic-file.ts';
 import type { SitePaths } from '../controller/stores/site.ts';
-import type { MqttSettings, NatsSettings, S3Settings } from '../runtime/config.ts';
+import type { MqttSettings, NatsSettings, S3Settings, TlsFiles } from '../runtime/config.ts';
 import { usageError } from './failure.ts';
 
 const defaultRegion = 'us-east-1';
 
-export const natsCredentialsFile = (paths: SitePaths): string => join(paths.dir, 'nats.json');
+const natsCredentialsFile = (paths: SitePaths): string => join(paths.dir, 'nats.json');
 const mqttCredentialsFile = (paths: SitePaths): string => join(paths.dir, 'mqtt.json');
 
 /** `nats://user:pass@host:port`, `nats://token@host:port`, several separated by commas. */
-export async function natsSettings(text: string, paths: SitePaths): Promise<NatsSettings> {
+export async function natsSettings(
+  text: string,
+  paths: SitePaths,
+  files: GivenFiles = {},
+): Promise<NatsSettings> {
   const servers = text
     .split(',')
     .map((server) => addressOf(server, '--nats', ['nats:', 'tls:', 'ws:', 'wss:']));
@@ -24,13 +29,78 @@ export async function natsSettings(text: string, paths: SitePaths): Promise<Nats
   );
   const given = credentials.find((one) => one !== undefined);
   const url = servers.map((server) => server.url).join(',');
-  return await withCredentials({ url }, given, natsCredentialsFile(paths));
+  const { creds } = files;
+  if (creds !== undefined && given !== undefined) {
+    throw usageError('--nats has credentials in it, and so has --nats-creds', 'Give one of them.');
+  }
+  const tls = await tlsFiles('nats', url.split(','), ['tls:', 'wss:'], files);
+  return {
+    ...(await withCredentials({ url }, given, natsCredentialsFile(paths))),
+    ...(creds !== undefined && { credsFile: await secretFile('--nats-creds', creds) }),
+    ...tls,
+  };
 }
 
-export async function mqttSettings(text: string, paths: SitePaths): Promise<MqttSettings> {
+export async function mqttSettings(
+  text: string,
+  paths: SitePaths,
+  files: GivenFiles = {},
+): Promise<MqttSettings> {
   const { url, user, password } = addressOf(text, '--mqtt', ['mqtt:', 'mqtts:', 'ws:', 'wss:']);
   const given = user === undefined ? undefined : { username: user, password: password ?? '' };
-  return await withCredentials({ url }, given, mqttCredentialsFile(paths));
+  const tls = await tlsFiles('mqtt', [url], ['mqtts:', 'wss:'], files);
+  return { ...(await withCredentials({ url }, given, mqttCredentialsFile(paths))), ...tls };
+}
+
+/** As given on the command line; they stay where they are, and are read again at each connect. */
+export interface GivenFiles {
+  readonly ca?: string | undefined;
+  readonly cert?: string | undefined;
+  readonly key?: string | undefined;
+  /** NATS only. */
+  readonly creds?: string | undefined;
+}
+
+async function tlsFiles(
+  option: 'nats' | 'mqtt',
+  urls: readonly string[],
+  secure: readonly string[],
+  { ca, cert, key }: GivenFiles,
+): Promise<{ tls?: TlsFiles }> {
+  if (ca === undefined && cert === undefined && key === undefined) return {};
+  if (urls.some((url) => !secure.includes(new URL(url).protocol))) {
+    throw usageError(
+      `certificates were given, and --${option} is "${urls.join(',')}", which does not use them`,
+      `Give an address that begins with ${secure.map((protocol) => `${protocol}//`).join(' or ')}.`,
+    );
+  }
+  if ((cert === undefined) !== (key === undefined)) {
+    const [has, lacks] = cert === undefined ? ['key', 'cert'] : ['cert', 'key'];
+    throw usageError(`--${option}-${has} needs --${option}-${lacks}`);
+  }
+  return {
+    tls: {
+      ...(ca !== undefined && { ca: await readableFile(`--${option}-ca`, ca) }),
+      ...(cert !== undefined && { certificate: await readableFile(`--${option}-cert`, cert) }),
+      ...(key !== undefined && { key: await secretFile(`--${option}-key`, key) }),
+    },
+  };
+}
+
+async function readableFile(option: string, given: string): Promise<string> {
+  const file = resolve(given);
+  await access(file, constants.R_OK).catch((error: unknown) => {
+    throw usageError(`${option}: ${(error as Error).message}`);
+  });
+  return file;
+}
+
+async function secretFile(option: string, given: string): Promise<string> {
+  const file = await readableFile(option, given);
+  if (((await stat(file)).mode & 0o007) !== 0) {
+    throw usageError(`${option}: everyone may use ${file}`, `Run: chmod 600 ${file}`);
+  }
+  return file;
 }
 
 /** `http://host:port/bucket`; the credentials are those of the environment, else those of an earlier start. */

@@ -20,7 +20,7 @@ import { openInbox } from '../runtime/inbox.ts';
 import type { Log } from '../runtime/log.ts';
 import { claimState, type Owner } from '../runtime/triggers/forget.ts';
 import { identify } from '../runtime/process/identity.ts';
-import { mqttSettings, natsSettings, s3Settings } from './site-credentials.ts';
+import { mqttSettings, natsSettings, s3Settings, type GivenFiles } from './site-credentials.ts';
 import { version } from './version.ts';
 
 /** CONTRACTS 1: also the JetStream domain. */
@@ -37,6 +37,8 @@ export interface SiteOptions {
   readonly nats?: string | undefined;
   readonly mqtt?: string | undefined;
   readonly s3?: string | undefined;
+  readonly natsFiles?: GivenFiles | undefined;
+  readonly mqttFiles?: GivenFiles | undefined;
   readonly host: string;
   readonly port: number;
   readonly keys?: string | undefined;
@@ -71,7 +73,7 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
     const s3 = options.s3 === undefined ? undefined : await s3Settings(options.s3, paths, process.env);
     const broker = options.nats === undefined ? await ownBroker(options, paths) : undefined;
     if (broker !== undefined) stops.push(() => broker.stop());
-    const nats = await natsSettings(options.nats ?? broker!.nats.url, paths);
+    const nats = await natsSettings(options.nats ?? broker!.nats.url, paths, options.natsFiles);
     const mqtt = await mqttOf(options, broker, paths);
     const link = openNats(nats, { name: `atoll ${siteName} gateway`, site: siteName, log });
     stops.push(() => link.close());
@@ -148,7 +150,7 @@ async function mqttOf(
   paths: SitePaths,
 ): Promise<MqttSettings | undefined> {
   const url = options.mqtt ?? broker?.mqtt.url;
-  return url === undefined ? undefined : await mqttSettings(url, paths);
+  return url === undefined ? undefined : await mqttSettings(url, paths, options.mqttFiles);
 }
 
 /** `--keys` is also where the commands on this machine find theirs: a link in the folder leads to it. */

@@ -2,11 +2,9 @@
  * The streams of jetstream triggers, made at deploy where the manifest asks for it: whoever starts from
  * `faas init` has no other program to make one with.
  */
-import { existsSync } from 'node:fs';
 import type { SiteInfo, SitePaths } from '../controller/stores/site.ts';
 import type { Manifest } from './manifests.ts';
 import { note } from './output.ts';
-import { natsCredentialsFile } from './site-credentials.ts';
 
 /** `metadata.annotations`: "true" makes missing streams, with the subject of their trigger. */
 export const createStreamsAnnotation = 'atoll.dev/create-streams';
@@ -23,18 +21,21 @@ export async function createMissingStreams(
     jetstream === undefined ? [] : [jetstream],
   );
   if (wanted.length === 0) return;
-  const [{ jetstreamManager }, { openNats }, { openLog }] = await Promise.all([
+  const [{ jetstreamManager }, { openNats }, { openLog }, { lastConfig }] = await Promise.all([
     import('@nats-io/jetstream'),
     import('../runtime/clients/nats.ts'),
     import('../runtime/log.ts'),
+    import('./doctor/folder.ts'),
   ]);
-  const file = natsCredentialsFile(paths);
-  const settings = { url: info.nats.url, ...(existsSync(file) && { credentialsFile: file }) };
-  const link = openNats(settings, {
-    name: 'faas deploy',
-    site: info.site,
-    log: openLog({ level: 'silent' }),
-  });
+  // Where its credentials and certificates lie, the host's configuration says.
+  const link = openNats(
+    { ...(await lastConfig(paths)).nats, ...info.nats },
+    {
+      name: 'faas deploy',
+      site: info.site,
+      log: openLog({ level: 'silent' }),
+    },
+  );
   try {
     const connection = await Promise.race([
       link.connection(),

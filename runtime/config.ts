@@ -35,12 +35,24 @@ export interface NatsSettings {
   readonly url: string;
   /** File of JSON { user, pass } or { token } or { creds }, mode 0600. */
   readonly credentialsFile?: string;
+  /** Instead of it: a file of a user's JWT and seed, as nsc writes it, mode 0600. */
+  readonly credsFile?: string;
+  readonly tls?: TlsFiles;
+}
+
+/** PEM files. Without `ca` the authorities that Node knows count; certificate and key go together. */
+export interface TlsFiles {
+  readonly ca?: string;
+  readonly certificate?: string;
+  /** Mode 0600. */
+  readonly key?: string;
 }
 
 export interface MqttSettings {
   readonly url: string;
   /** File of JSON { username, password }, mode 0600. */
   readonly credentialsFile?: string;
+  readonly tls?: TlsFiles;
 }
 
 export interface S3Settings {

@@ -1,12 +1,28 @@
 import { Writable } from 'node:stream';
 import { openLog, type Log, type LogRecord } from '../../runtime/log.ts';
 import { defineCommand, exitCodes } from '../command.ts';
+import { usageError } from '../failure.ts';
 import { fields, note, paint, print } from '../output.ts';
 import { startProgress } from '../progress.ts';
 import { onStop } from '../signals.ts';
 import { defaultPort, packagesText, startSite, type RunningSite } from '../start-site.ts';
 import { version } from '../version.ts';
 import { readable } from './logs.ts';
+
+const tlsOptions = <S extends 'nats' | 'mqtt'>(server: S, scheme: string) =>
+  ({
+    [`${server}-ca`]: {
+      type: 'string',
+      value: 'FILE',
+      describe: `With ${scheme}: whose certificates count (PEM); else those that Node knows`,
+    },
+    [`${server}-cert`]: {
+      type: 'string',
+      value: 'FILE',
+      describe: `With ${scheme}: our own certificate (PEM)`,
+    },
+    [`${server}-key`]: { type: 'string', value: 'FILE', describe: 'Its key (PEM), mode 0600' },
+  }) as Record<`${S}-${'ca' | 'cert' | 'key'}`, { type: 'string'; value: string; describe: string }>;
 
 export const command = defineCommand({
   positionals: {},
@@ -26,6 +42,13 @@ export const command = defineCommand({
       value: 'URL',
       describe: "An MQTT broker; else the own NATS server's MQTT listener",
     },
+    'nats-creds': {
+      type: 'string',
+      value: 'FILE',
+      describe: "With --nats: the user's JWT and seed, as nsc writes them, mode 0600",
+    },
+    ...tlsOptions('nats', 'tls://'),
+    ...tlsOptions('mqtt', 'mqtts://'),
     s3: {
       type: 'string',
       value: 'URL',
@@ -52,15 +75,28 @@ export const command = defineCommand({
     websocket: { type: 'boolean', default: false, describe: 'The own NATS server listens for browsers, too' },
   },
   description:
-    'Runs until it is told to stop (Ctrl-C, SIGTERM): then it takes nothing new, lets what runs end, and stops what it started. A second signal makes it hurry. Started again with the same folder it brings every function back.',
+    'Runs until it is told to stop (Ctrl-C, SIGTERM): then it takes nothing new, lets what runs end, and stops what it started. A second signal makes it hurry. Started again with the same folder it brings every function back. Certificates, keys and credentials stay in their files, are read again at each connect, and must be such that others cannot read them.',
   examples: [
     ['up', 'A site in ./.atoll with everything it needs'],
     ['up --dir /var/lib/atoll --port 9000', 'With its state somewhere else'],
     ['up --nats nats://robot7:4222 --mqtt mqtt://robot7:1883', 'With brokers that run already'],
+    [
+      'up --nats tls://hub:4222 --nats-ca ca.pem --nats-creds robot7.creds',
+      'With a NATS server that asks for both',
+    ],
     ['up --s3 http://127.0.0.1:9000/packages', 'With packages in an S3 bucket'],
     ['up --host 0.0.0.0 --keys keys', 'For other machines, which need a key'],
   ],
   async run({ dir, site, output, port, ...options }) {
+    const natsFiles = {
+      creds: options.natsCreds,
+      ca: options.natsCa,
+      cert: options.natsCert,
+      key: options.natsKey,
+    };
+    const mqttFiles = { ca: options.mqttCa, cert: options.mqttCert, key: options.mqttKey };
+    const nats = addressOf('nats', options.nats, natsFiles);
+    const mqtt = addressOf('mqtt', options.mqtt, mqttFiles);
     // An address on the command line may hold a password, and others can read that line.
     process.title = 'faas up';
     const log = terminalLog(output === 'json');
@@ -74,6 +110,10 @@ export const command = defineCommand({
     try {
       running = await startSite({
         ...options,
+        nats,
+        mqtt,
+        natsFiles,
+        mqttFiles,
         port,
         dir: dir ?? site ?? '.atoll',
         log,
@@ -91,6 +131,21 @@ export const command = defineCommand({
     await running.stop();
   },
 });
+
+/** Other users can read a command line, and nobody else the environment. */
+function addressOf(
+  server: 'nats' | 'mqtt',
+  given: string | undefined,
+  files: Readonly<Record<string, string | undefined>>,
+): string | undefined {
+  const variable = `FAAS_${server.toUpperCase()}`;
+  const address = given ?? (process.env[variable] || undefined);
+  const [file] = Object.entries(files).find(([, path]) => path !== undefined) ?? [];
+  if (address === undefined && file !== undefined) {
+    throw usageError(`--${server}-${file} goes with --${server} or $${variable}, and there is neither`);
+  }
+  return address;
+}
 
 /** On a terminal what an operator reads, on stderr; as JSON lines where a program reads. */
 export function terminalLog(json: boolean): Log {

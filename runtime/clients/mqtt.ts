@@ -8,6 +8,7 @@ import type { IClientOptions, IPublishPacket, MqttClient, Packet } from 'mqtt';
 import type { MqttSettings } from '../config.ts';
 import { AtollError, type Code } from '../errors.ts';
 import type { Log } from '../log.ts';
+import { readTlsFiles } from './tls-files.ts';
 
 export type QoS = 0 | 1 | 2;
 /** 4 is MQTT 3.1.1. */
@@ -223,6 +224,9 @@ async function openSession(
   const { version } = options;
   const persistent = options.session === 'persistent';
   const credentials = await readCredentials(settings);
+  const tls = await readTlsFiles(settings.tls ?? {}).catch((error: unknown) => {
+    throw new AtollError('MqttUnavailable', `${address}: ${(error as Error).message}`, { cause: error });
+  });
   // Loaded when first needed: a host without MQTT triggers does not pay for it.
   const { default: mqtt } = await import('mqtt');
 
@@ -260,6 +264,7 @@ async function openSession(
     manualConnect: true,
     incomingStore: received,
     ...credentials,
+    ...tls,
     ...(version === 5 && persistent && { properties: { sessionExpiryInterval: sessionNeverExpires } }),
   };
   let client: MqttClient;

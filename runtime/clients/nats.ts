@@ -6,6 +6,7 @@ import type { Auth, NatsConnection, NodeConnectionOptions, Subscription } from '
 import type { NatsSettings } from '../config.ts';
 import { AtollError } from '../errors.ts';
 import type { Log } from '../log.ts';
+import { refuseOpenKey } from './tls-files.ts';
 
 export interface LinkState {
   readonly connected: boolean;
@@ -223,6 +224,8 @@ function connectionOptions(
   settings: NatsSettings,
   { name, site }: { name: string; site: string },
 ): NodeConnectionOptions {
+  const { credentialsFile, credsFile, tls } = settings;
+  if (tls) refuseOpenKey(tls);
   return {
     servers,
     name,
@@ -237,17 +240,30 @@ function connectionOptions(
     // Refused credentials may be put right while we wait: the file is read again at every attempt.
     ignoreAuthErrorAbort: true,
     noAsyncTraces: true,
-    ...(servers.some((server) => server.startsWith('tls://')) && { tls: {} }),
-    ...(settings.credentialsFile !== undefined && { authenticator: authenticator(settings.credentialsFile) }),
+    // Given, a server that offers no TLS is refused.
+    ...((tls ?? servers.some((server) => server.startsWith('tls://'))) && {
+      tls: {
+        ...(tls?.ca !== undefined && { caFile: tls.ca }),
+        ...(tls?.certificate !== undefined && { certFile: tls.certificate }),
+        ...(tls?.key !== undefined && { keyFile: tls.key }),
+      },
+    }),
+    ...(credentialsFile !== undefined && { authenticator: authenticator(credentialsFile, readCredentials) }),
+    ...(credsFile !== undefined && {
+      authenticator: authenticator(credsFile, (file) => ({ creds: readPrivate(file) })),
+    }),
   };
 }
 
 /** Falls back on what the file said before while it is being replaced. */
-function authenticator(file: string): (nonce?: string) => Auth {
+function authenticator(
+  file: string,
+  read: (file: string) => Record<string, string>,
+): (nonce?: string) => Auth {
   let last: Record<string, string> | undefined;
   return (nonce) => {
     try {
-      last = readCredentials(file);
+      last = read(file);
     } catch (error) {
       if (!last) throw error;
     }
@@ -258,11 +274,15 @@ function authenticator(file: string): (nonce?: string) => Auth {
   };
 }
 
-function readCredentials(file: string): Record<string, string> {
+function readPrivate(file: string): string {
   if ((statSync(file).mode & 0o007) !== 0) {
     throw new AtollError('NatsUnavailable', `${file} holds credentials and everyone may use it: chmod 600`);
   }
-  const text = readFileSync(file, 'utf8');
+  return readFileSync(file, 'utf8');
+}
+
+function readCredentials(file: string): Record<string, string> {
+  const text = readPrivate(file);
   try {
     return JSON.parse(text) as Record<string, string>;
   } catch {

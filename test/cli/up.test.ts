@@ -186,6 +186,21 @@ describe.skipIf(await missing('nats-server'))('faas up', () => {
     expect(await processesOf(dir)).toEqual([]);
   });
 
+  test.each([
+    [['--nats-ca', 'ca.pem'], '--nats-ca goes with --nats or $FAAS_NATS'],
+    [['--mqtt', 'mqtt://a:1', '--mqtt-ca', 'ca.pem'], 'mqtts://'],
+    [['--nats', 'tls://a:1', '--nats-cert', 'cert.pem'], '--nats-cert needs --nats-key'],
+    [['--nats', 'tls://a:1', '--nats-ca', 'missing.pem'], 'missing.pem'],
+    [['--nats', 'tls://me:secret@a:1', '--nats-creds', 'me.creds'], '--nats-creds'],
+  ])('%j is a usage error', async (args, said) => {
+    const dir = join(await temporaryFolder(), '.atoll');
+    const { code, stderr } = await faas(['up', '--dir', dir, ...args]);
+    expect(code).toBe(2);
+    expect(stderr).toContain(said);
+    expect(stderr).not.toContain('secret');
+    expect(await processesOf(dir)).toEqual([]);
+  });
+
   test('off loopback it asks for keys: without a file it does not start, with one the commands here go on', async () => {
     const refused = await faas(['up', '--dir', join(await temporaryFolder(), '.atoll'), '--host', '0.0.0.0']);
     expect(refused).toMatchObject({ code: 3, stderr: expect.stringContaining('keys') });
