@@ -1,17 +1,24 @@
 /** Who may come in (CONTRACTS 7; for users: docs/reference/doors.md). Decided here, acted on in start.ts. */
 import type { IncomingHttpHeaders } from 'node:http';
 import { isIPv4 } from 'node:net';
+import type { Access } from './access.ts';
 import { type Keys, sameText } from './keys.ts';
+import type { Reviews } from './reviews.ts';
 import { algorithm, verifySignature } from './signature.ts';
 
 /** What a request asks for, as far as admission goes. */
 export type Door =
   /** Health: no key anywhere. */
   | { readonly kind: 'open' }
-  /** Invoke, /atoll, metrics. */
-  | { readonly kind: 'control' }
+  /** Invoke, /atoll, metrics. `access`: what somebody with a Kubernetes token needs to be allowed. */
+  | { readonly kind: 'control'; readonly access?: Access }
   /** An http trigger, or a path that none serves: both look alike to who has no key. */
-  | { readonly kind: 'trigger'; readonly auth?: 'None' | 'Key' };
+  | { readonly kind: 'trigger'; readonly auth?: 'None' | 'Key'; readonly access?: Access }
+  /** A package, for the Pod of a function that runs it: with a token that is good for nothing else. */
+  | { readonly kind: 'package' };
+
+/** Of the tokens that the Pods of functions get for their packages. */
+export const packageAudience = 'packages.atoll.dev';
 
 export interface RequestFacts {
   readonly method: string;
@@ -28,12 +35,14 @@ export interface DoorPolicy {
   /** Control doors need a key, and so do triggers that do not say otherwise. */
   readonly keysAsked: boolean;
   readonly keys: Keys;
+  /** In a cluster: tokens of its API server open doors too, as far as their bearers' rights go. */
+  readonly reviews?: Reviews;
   /** Origins of pages that may come in, as browsers send them: scheme://host:port. */
   readonly allowedOrigins: ReadonlySet<string>;
 }
 
 export type Admission =
-  | { readonly admitted: true; readonly keyId?: string }
+  | { readonly admitted: true; readonly keyId?: string; readonly user?: string }
   | { readonly admitted: false; readonly why: 'Host' | 'Origin' | 'Key' | 'Clock'; readonly message: string };
 
 /** `now` in ms since the epoch. Rejects only if the body cannot be read. */
@@ -47,7 +56,7 @@ export async function admit(
     if (!isLoopbackName(facts.headers.host)) return refused.host;
     if (!originMayCome(facts, door, policy.allowedOrigins)) return refused.origin;
   }
-  return needsKey(door, policy.keysAsked) ? holdsKey(facts, policy.keys, now) : { admitted: true };
+  return needsKey(door, policy.keysAsked) ? holdsKey(facts, door, policy, now) : { admitted: true };
 }
 
 /** The same words whatever was asked for and whatever exists. */
@@ -72,12 +81,17 @@ const refused = {
 
 function needsKey(door: Door, keysAsked: boolean): boolean {
   if (door.kind === 'open') return false;
-  if (door.kind === 'control') return keysAsked;
+  if (door.kind === 'control' || door.kind === 'package') return keysAsked;
   return (door.auth ?? (keysAsked ? 'Key' : 'None')) === 'Key';
 }
 
-async function holdsKey(facts: RequestFacts, keys: Keys, now: number): Promise<Admission> {
-  const authorization = facts.headers.authorization ?? '';
+async function holdsKey(
+  facts: RequestFacts,
+  door: Door,
+  { keys, reviews }: DoorPolicy,
+  now: number,
+): Promise<Admission> {
+  const authorization = authorizationOf(facts.headers);
   if (authorization.startsWith(`${algorithm} `)) {
     const verdict = await verifySignature(facts, keys, now);
     if (verdict.kind === 'valid') return { admitted: true, keyId: verdict.keyId };
@@ -89,9 +103,28 @@ async function holdsKey(facts: RequestFacts, keys: Keys, now: number): Promise<A
       message: `refused: signed ${seconds} s ${verdict.byMs < 0 ? 'before' : 'after'} this site's time; set the clock right`,
     };
   }
-  const [, id = '', secret = ''] = /^bearer ([^.\s]+)\.(\S+)$/i.exec(authorization) ?? [];
+  const [, token = ''] = /^bearer (\S+)$/i.exec(authorization) ?? [];
+  const [, id = '', secret = ''] = /^([^.]+)\.(.+)$/.exec(token) ?? [];
   const key = keys.find(id);
-  return sameText(secret, key.secret) && key.known ? { admitted: true, keyId: id } : refused.key;
+  if (sameText(secret, key.secret) && key.known) return { admitted: true, keyId: id };
+  if (reviews === undefined || token === '' || door.kind === 'open') return refused.key;
+  if (door.kind === 'package') {
+    const user = await reviews.userOf(token, packageAudience);
+    return user === undefined ? refused.key : { admitted: true, user: user.username };
+  }
+  const { access } = door;
+  const user = access && (await reviews.userOf(token));
+  if (!access || !user || !(await reviews.may(user, access))) return refused.key;
+  return { admitted: true, user: user.username };
+}
+
+/**
+ * The API server's service proxy takes `Authorization` for itself, so what is meant for us behind it has a header of
+ * its own. Browsers cannot be made to send either to a foreign site.
+ */
+function authorizationOf(headers: IncomingHttpHeaders): string {
+  const behindProxy = headers['atoll-authorization'];
+  return typeof behindProxy === 'string' ? behindProxy : (headers.authorization ?? '');
 }
 
 /** localhost, 127.0.0.0/8 or [::1], with any port. Anything else may be a foreign name that was made to point here. */

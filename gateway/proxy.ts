@@ -97,11 +97,12 @@ function requestHeaders(request: FastifyRequest): Record<string, string | string
     if (values === undefined || kept[name] === undefined || name === 'host' || name === 'expect') continue;
     if (name === 'forwarded' || name.startsWith('x-forwarded-')) continue;
     // It opened our door, so it is ours: a secret of the site is no part of an event.
-    if (request.keyId !== undefined && name === 'authorization') continue;
+    const opened = request.keyId !== undefined || request.user !== undefined;
+    if ((opened && name === 'authorization') || name === 'atoll-authorization') continue;
     headers[name] = values.length === 1 ? (values[0] as string) : values;
   }
   headers['x-forwarded-host'] = request.raw.headers.host ?? '';
   headers['x-forwarded-for'] = request.raw.socket.remoteAddress ?? '';
-  headers['x-forwarded-proto'] = 'http';
+  headers['x-forwarded-proto'] = request.protocol;
   return headers;
 }

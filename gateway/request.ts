@@ -6,7 +6,7 @@ import type { Match } from './routes.ts';
 declare module 'fastify' {
   interface FastifyContextConfig {
     /** Absent: an http trigger, or nothing. */
-    door?: 'open' | 'control';
+    door?: 'open' | 'control' | 'package';
     /** Label in the gateway's metrics. */
     route?: string;
   }
@@ -21,6 +21,8 @@ declare module 'fastify' {
     match?: Match;
     /** The key that opened the door, where one was asked for. */
     keyId?: string;
+    /** Whose Kubernetes token opened it, where one did. */
+    user?: string;
   }
 }
 

@@ -25,6 +25,7 @@ function fits({ pathType, path: own }: Route, path: string): boolean {
 }
 
 export function isReserved(path: string): boolean {
+  if (/^[/]packages[/][0-9a-f]{64}$/.test(path)) return true;
   return reservedPaths.some((reserved) => path === reserved || path.startsWith(`${reserved}/`));
 }
 

@@ -1,4 +1,5 @@
 /** The gateway: the door to what runs. Composes its parts, listens, stops. */
+import { readFile } from 'node:fs/promises';
 import { type AddressInfo, isIPv6 } from 'node:net';
 import fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
 import type { Backend } from '../controller/backends/backend.ts';
@@ -13,6 +14,7 @@ import { invocationsRoute } from './api/invocations.ts';
 import { logsRoute } from './api/logs.ts';
 import { siteRoute } from './api/site.ts';
 import { statusRoute } from './api/status.ts';
+import { accessOf } from './access.ts';
 import { admit, type Door, type DoorPolicy, isLoopbackAddress } from './doors.ts';
 import { type Functions, openFunctions } from './functions.ts';
 import { openHosts } from './hosts.ts';
@@ -20,17 +22,23 @@ import { openInvocations } from './invocation.ts';
 import { Keys, readKeysFile } from './keys.ts';
 import { lambdaRoutes } from './lambda/index.ts';
 import { type HostDoor, metricsRoute, openGatewayMetrics } from './metrics.ts';
+import { type PackageCache, packageRoutes } from './packages.ts';
 import { answerProblem } from './problem.ts';
 import { triggerRoutes } from './proxy.ts';
 import { decorateRequests } from './request.ts';
+import type { Reviews } from './reviews.ts';
 import { isReserved, match, pathOf } from './routes.ts';
 
 export interface GatewayOptions {
   readonly host: string;
   /** Preferred; the next free one is taken when it is not to be had. 0: any. */
   readonly port: number;
-  /** Needed off loopback. Format and rules: docs/reference/doors.md. */
+  /** Needed off loopback, unless tokens are reviewed. Format and rules: docs/reference/doors.md. */
   readonly keysFile?: string;
+  /** In a cluster: tokens of its API server open doors too. */
+  readonly reviews?: Reviews;
+  /** PEM files of the certificate and its key; absent: plain HTTP. */
+  readonly tls?: { readonly certFile: string; readonly keyFile: string };
   /** Ask for keys on loopback too. Off loopback they are always asked for. */
   readonly requireKeys?: boolean;
   /** Origins of pages that may call: scheme://host:port. */
@@ -41,6 +49,8 @@ export interface GatewayOptions {
   readonly backend: Pick<Backend, 'address' | 'logs' | 'observe'> & HostDoor;
   readonly inbox?: Inbox;
   readonly deadLetters?: DeadLetters;
+  /** In a cluster: where Pods get their packages, and deploys put them. */
+  readonly packages?: PackageCache;
   /** The controller's own, as Prometheus text. */
   readonly metrics?: () => Promise<string>;
   readonly log: Log;
@@ -64,7 +74,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   const metrics = openGatewayMetrics();
   const stopping = new AbortController();
 
-  const app = openApp(log);
+  const app = await openApp(log, options.tls);
   app.addHook('onRequest', (request) => enter(request, functions, policy));
   app.addHook('onResponse', (request, reply, done) => {
     metrics.answered(routeLabel(request), reply.statusCode);
@@ -87,6 +97,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   invocationsRoute(app, invocations);
   deadLetterRoutes(app, { functions, ...(inbox && { inbox }), ...(deadLetters && { deadLetters }) });
   lambdaRoutes(app, invocations, log);
+  if (options.packages) packageRoutes(app, options.packages, functions);
   triggerRoutes(app, { functions, backend, hosts });
 
   const close = async () => {
@@ -103,7 +114,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   }
   const { port } = app.server.address() as AddressInfo;
   return {
-    url: `http://${isIPv6(host) ? `[${host}]` : host}:${port}`,
+    url: `${options.tls ? 'https' : 'http'}://${isIPv6(host) ? `[${host}]` : host}:${port}`,
     host,
     port,
     async stop(deadline) {
@@ -114,8 +125,10 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   };
 }
 
-function openApp(log: Log): FastifyInstance {
+async function openApp(log: Log, tls: GatewayOptions['tls']): Promise<FastifyInstance> {
+  const https = tls && { cert: await readFile(tls.certFile), key: await readFile(tls.keyFile) };
   const app = fastify({
+    ...(https && { https }),
     bodyLimit: maxPayloadBytes,
     forceCloseConnections: 'idle',
     // ARNs are long.
@@ -134,7 +147,7 @@ function openApp(log: Log): FastifyInstance {
 async function doorPolicyOf(options: GatewayOptions): Promise<DoorPolicy> {
   const loopback = isLoopbackAddress(options.host);
   const keysAsked = !loopback || options.requireKeys === true;
-  if (keysAsked && options.keysFile === undefined) {
+  if (keysAsked && options.keysFile === undefined && options.reviews === undefined) {
     throw new AtollError(
       'KeysRefused',
       `listening on ${options.host} needs a keys file: anybody who reaches that address could run code here`,
@@ -150,6 +163,7 @@ async function doorPolicyOf(options: GatewayOptions): Promise<DoorPolicy> {
     loopback,
     keysAsked,
     keys: options.keysFile === undefined ? new Keys() : await readKeysFile(options.keysFile),
+    ...(options.reviews && { reviews: options.reviews }),
     allowedOrigins: new Set(options.allowedOrigins),
   };
 }
@@ -170,17 +184,24 @@ async function enter(request: FastifyRequest, functions: Functions, policy: Door
     throw new AtollError(admission.why === 'Clock' ? 'ClockSkewed' : 'AccessDenied', admission.message);
   }
   if (admission.keyId !== undefined) request.keyId = admission.keyId;
+  if (admission.user !== undefined) request.user = admission.user;
 }
 
 /** Looked up before anybody is let in, since a trigger says itself who may. */
 function doorOf(request: FastifyRequest, functions: Functions): Door {
-  const { door } = request.routeOptions.config;
+  const { door, route } = request.routeOptions.config;
+  if (door === 'control') {
+    const access = accessOf(route, request.method, request.params as Record<string, string>);
+    return { kind: door, ...(access && { access }) };
+  }
   if (door !== undefined) return { kind: door };
   const path = pathOf(request.raw.url ?? '');
   if (path !== undefined && isReserved(path)) return { kind: 'control' };
   request.match = path === undefined ? { kind: 'none' } : match(functions.routes(), request.method, path);
-  const auth = request.match.kind === 'none' ? undefined : request.match.route.auth;
-  return { kind: 'trigger', ...(auth && { auth }) };
+  if (request.match.kind === 'none') return { kind: 'trigger' };
+  const { auth, namespace, name } = request.match.route;
+  const access = accessOf('invoke', request.method, { namespace, name });
+  return { kind: 'trigger', ...(auth && { auth }), ...(access && { access }) };
 }
 
 function routeLabel({ routeOptions, match }: FastifyRequest): string {
