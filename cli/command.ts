@@ -39,7 +39,18 @@ export const commonOptions = {
     value: 'DIR',
     describe: "The site's folder; else $FAAS_SITE, else the nearest .atoll upwards",
   },
-  namespace: { type: 'string', alias: 'n', value: 'NAME', default: 'default', describe: 'The namespace' },
+  context: {
+    type: 'string',
+    value: 'NAME',
+    describe:
+      'A cluster, by its kubeconfig context; else $FAAS_CONTEXT; without any site here, the current context',
+  },
+  namespace: {
+    type: 'string',
+    alias: 'n',
+    value: 'NAME',
+    describe: "The namespace; else that of the cluster's context, else default",
+  },
   output: {
     type: 'string',
     alias: 'o',
@@ -64,7 +75,10 @@ export type Arguments<P extends Positionals, O extends OptionTable> = {
       ? string
       : string | undefined;
 } & OptionTypes<O> &
-  OptionTypes<typeof commonOptions>;
+  Omit<OptionTypes<typeof commonOptions>, 'namespace'> & {
+    /** Never absent when a command runs. */
+    readonly namespace: string;
+  };
 
 export interface Command<P extends Positionals = Positionals, O extends OptionTable = OptionTable> {
   readonly positionals: P;

@@ -1,6 +1,7 @@
 /** The site's control API (`/atoll/v1`), as the commands use it. */
-import type { IncomingMessage } from 'node:http';
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { createInterface } from 'node:readline';
+import type { Readable } from 'node:stream';
 import type { SiteInfo } from '../controller/stores/site.ts';
 import type { Key } from '../controller/stores/store.ts';
 import type { LiveStatus } from '../gateway/api/status.ts';
@@ -8,6 +9,7 @@ import type { DeadLetter, DeadLetterEntry, RedriveResult } from '../runtime/dead
 import { errorCodes, type Code } from '../runtime/errors.ts';
 import type { LogRecord } from '../runtime/log.ts';
 import { exitCodeOf } from './advice.ts';
+import type { Published } from './build/publish.ts';
 import { exitCodes } from './command.ts';
 import { Failure } from './failure.ts';
 
@@ -31,21 +33,32 @@ export interface LogRequest {
   readonly limit?: number | undefined;
 }
 
-interface Call {
+/** An answer as it comes, whatever its status. */
+export interface Answer {
+  readonly statusCode: number;
+  readonly headers: IncomingHttpHeaders;
+  readonly body: Readable;
+}
+
+export interface Call {
   readonly method?: string;
   readonly body?: Uint8Array | string | undefined;
   readonly headers?: Record<string, string>;
   readonly signal?: AbortSignal | undefined;
 }
 
-export class Gateway {
-  readonly url: string;
-  readonly #key: string | undefined;
+/** One request to a path of the gateway. Rejects when there is no answer. */
+export type Send = (path: string, call: Call) => Promise<Answer>;
 
-  /** `key`: `id.secret`, where the site asks for one. */
-  constructor(url: string, key?: string) {
+export class Gateway {
+  /** In messages. */
+  readonly url: string;
+  readonly #send: Send;
+
+  /** `send`: the way there; by default straight to the address, with a key (`id.secret`) where the site asks for one. */
+  constructor(url: string, way: { readonly key?: string | undefined } | { readonly send: Send } = {}) {
     this.url = url;
-    this.#key = key;
+    this.#send = 'send' in way ? way.send : straightTo(url, way.key);
   }
 
   status(key: Key, signal?: AbortSignal): Promise<LiveStatus> {
@@ -111,6 +124,23 @@ export class Gateway {
     return this.#json(`${pathOf(key)}/dead-letters${one}`, { method: 'DELETE' });
   }
 
+  /** For spec.package.uri; undefined: the site's store does not have the package, or not as it was. */
+  async packageUri(namespace: string, sha256: string): Promise<string | undefined> {
+    const path = `/atoll/v1/namespaces/${encodeURIComponent(namespace)}/packages/${sha256}`;
+    try {
+      return (await this.#json<{ uri: string }>(path)).uri;
+    } catch (error) {
+      if (error instanceof Failure && error.code === 'PackageNotFound') return undefined;
+      throw error;
+    }
+  }
+
+  /** Puts a package into the site's store; needs no key of that. */
+  upload(namespace: string, sha256: string, bytes: Uint8Array): Promise<Published> {
+    const path = `/atoll/v1/namespaces/${encodeURIComponent(namespace)}/packages/${sha256}`;
+    return this.#json(path, { method: 'PUT', body: bytes });
+  }
+
   async #json<T>(path: string, call: Call = {}): Promise<T> {
     const headers = { 'content-type': 'application/json' };
     const response = await this.#request(path, call.body === undefined ? call : { ...call, headers });
@@ -118,14 +148,29 @@ export class Gateway {
   }
 
   /** Rejects with a Failure for everything but a success. No time limit: functions may run for 15 minutes. */
-  async #request(
-    path: string,
-    { method = 'GET', body, headers = {}, signal }: Call,
-  ): Promise<IncomingMessage> {
+  async #request(path: string, call: Call): Promise<Answer> {
+    let answer: Answer;
+    try {
+      answer = await this.#send(path, call);
+    } catch (error) {
+      call.signal?.throwIfAborted();
+      if (error instanceof Failure) throw error;
+      throw new Failure(exitCodes.site, `${this.url} does not answer: ${(error as Error).message}`, {
+        code: 'SiteNotReachable',
+        cause: error,
+      });
+    }
+    if (answer.statusCode < 300) return answer;
+    throw await refusal(answer, this.url);
+  }
+}
+
+function straightTo(url: string, key: string | undefined): Send {
+  const authorization = key === undefined ? {} : { authorization: `Bearer ${key}` };
+  return async (path, { method = 'GET', body, headers = {}, signal }) => {
     const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
-    const authorization = this.#key === undefined ? {} : { authorization: `Bearer ${this.#key}` };
     const length = body === undefined ? {} : { 'content-length': String(Buffer.byteLength(body)) };
-    const request = http.request(new URL(path, this.url), {
+    const request = http.request(new URL(path, url), {
       method,
       agent: false,
       headers: { ...authorization, ...length, ...headers },
@@ -134,19 +179,9 @@ export class Gateway {
     request.on('response', resolve);
     request.on('error', reject);
     request.end(body);
-    let response: IncomingMessage;
-    try {
-      response = await promise;
-    } catch (error) {
-      signal?.throwIfAborted();
-      throw new Failure(exitCodes.site, `${this.url} does not answer: ${(error as Error).message}`, {
-        code: 'SiteNotReachable',
-        cause: error,
-      });
-    }
-    if ((response.statusCode ?? 500) < 300) return response;
-    throw await refusal(response, this.url);
-  }
+    const response = await promise;
+    return { statusCode: response.statusCode ?? 500, headers: response.headers, body: response };
+  };
 }
 
 const pathOf = ({ namespace, name }: Key): string =>
@@ -158,20 +193,20 @@ function queryOf(values: Readonly<Record<string, string | number | boolean | und
   return `?${new URLSearchParams(given.map(([name, value]): [string, string] => [name, String(value)]))}`;
 }
 
-function headerOf(response: IncomingMessage, name: string): string | undefined {
+function headerOf(response: Answer, name: string): string | undefined {
   const value = response.headers[name];
   return Array.isArray(value) ? value[0] : value;
 }
 
-async function bytesOf(response: IncomingMessage): Promise<Uint8Array> {
+async function bytesOf({ body }: Answer): Promise<Uint8Array> {
   const chunks: Buffer[] = [];
-  for await (const chunk of response) chunks.push(chunk as Buffer);
+  for await (const chunk of body) chunks.push(chunk as Buffer);
   return Buffer.concat(chunks);
 }
 
-async function* lines<T>(response: IncomingMessage, signal: AbortSignal | undefined): AsyncIterable<T> {
+async function* lines<T>({ body }: Answer, signal: AbortSignal | undefined): AsyncIterable<T> {
   try {
-    for await (const line of createInterface({ input: response, crlfDelay: Infinity })) {
+    for await (const line of createInterface({ input: body, crlfDelay: Infinity })) {
       if (line !== '') yield JSON.parse(line) as T;
     }
   } catch (error) {
@@ -180,7 +215,7 @@ async function* lines<T>(response: IncomingMessage, signal: AbortSignal | undefi
 }
 
 /** The gateway's `{ code, message }`, or Lambda's `{ Type, Message }`, as a Failure. */
-async function refusal(response: IncomingMessage, url: string): Promise<Failure> {
+async function refusal(response: Answer, url: string): Promise<Failure> {
   const text = Buffer.from(await bytesOf(response)).toString('utf8');
   let body: { code?: string; message?: string; Message?: string } = {};
   try {

@@ -1,78 +1,99 @@
-/** The site a command speaks to: its folder's store, and the gateway of whoever runs it. */
-import { readFile } from 'node:fs/promises';
+/** The site a command speaks to: a folder on this machine, or a cluster. */
+import { existsSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { delimiter, join } from 'node:path';
 import type { FunctionObject } from '../crds/function.ts';
-import { isMissing } from '../controller/stores/atomic-file.ts';
-import { openDirectoryStore } from '../controller/stores/directory.ts';
-import { findSite, readSite, sitePaths, type SiteInfo, type SitePaths } from '../controller/stores/site.ts';
+import { findSite, type SiteInfo, type SitePaths } from '../controller/stores/site.ts';
 import { keyText, type Key, type Store } from '../controller/stores/store.ts';
-import type { S3Settings } from '../runtime/config.ts';
+import type { BuiltPackage, Published } from './build/publish.ts';
 import { exitCodes } from './command.ts';
-import { Failure } from './failure.ts';
-import { Gateway } from './gateway.ts';
+import { Failure, usageError } from './failure.ts';
+import type { Gateway } from './gateway.ts';
 import { nearest } from './suggest.ts';
 
 export interface Site {
-  readonly paths: SitePaths;
+  /** In messages: `the site /srv/.atoll`, `the cluster of context lab`. */
+  readonly title: string;
   readonly store: Store;
-  /** Who runs it now; undefined: nobody. */
-  readonly info: SiteInfo | undefined;
+  /** Undefined: nobody runs it. */
+  readonly gateway: Gateway | undefined;
+  /** What http triggers are below, where that is known. */
+  readonly url: string | undefined;
+  /** Puts a package where the site's hosts fetch it. */
+  publish(built: Pick<BuiltPackage, 'bytes' | 'sha256'>, key: Key): Promise<Published>;
+  /** For spec.package.uri; undefined: that package is not there. */
+  find(sha256: string, key: Key): Promise<string | undefined>;
+  /** A cluster has none. */
+  readonly folder?: { readonly paths: SitePaths; readonly info: SiteInfo | undefined };
 }
 
 export interface RunningSite extends Site {
-  readonly info: SiteInfo;
   readonly gateway: Gateway;
 }
 
+/** The common options that choose one. */
+export interface Where {
+  readonly site?: string | undefined;
+  readonly context?: string | undefined;
+}
+
+type Choice =
+  | { readonly kind: 'folder'; readonly dir: string }
+  | { readonly kind: 'cluster'; readonly context: string | undefined }
+  | undefined;
+
+/** What is said on the command line, then in the environment, then the nearest folder, then the current cluster. */
+function choose({ site, context }: Where, env: NodeJS.ProcessEnv): Choice {
+  if (site !== undefined && context !== undefined) {
+    throw usageError('--site and --context name two sites', 'Give one of them.');
+  }
+  if (context !== undefined) return { kind: 'cluster', context };
+  if (site === undefined && !env['FAAS_SITE'] && env['FAAS_CONTEXT']) {
+    return { kind: 'cluster', context: env['FAAS_CONTEXT'] };
+  }
+  const dir = findSite(process.cwd(), env, site);
+  if (dir !== undefined) return { kind: 'folder', dir };
+  return hasKubeconfig(env) ? { kind: 'cluster', context: undefined } : undefined;
+}
+
+/** As kubectl finds it. */
+function hasKubeconfig(env: NodeJS.ProcessEnv): boolean {
+  const files = env['KUBECONFIG']?.split(delimiter) ?? [join(homedir(), '.kube', 'config')];
+  return files.some((file) => file !== '' && existsSync(file));
+}
+
 /** Throws NoSite when there is none. */
-export async function openSite(args: { site?: string | undefined }): Promise<Site> {
-  const dir = findSite(process.cwd(), process.env, args.site);
-  if (dir === undefined) {
-    throw new Failure(
-      exitCodes.site,
-      `no site: neither ${process.cwd()} nor a folder above it holds .atoll`,
-      {
-        code: 'NoSite',
-      },
-    );
+export async function openSite(where: Where): Promise<Site> {
+  const choice = choose(where, process.env);
+  if (choice?.kind === 'cluster') {
+    const { openClusterSite } = await import('./cluster-site.ts');
+    return await openClusterSite(choice.context);
   }
-  const paths = sitePaths(dir);
-  const version = await readFile(paths.version).catch((error: unknown) => {
-    if (isMissing(error)) return undefined;
-    throw error;
-  });
-  if (version === undefined) {
-    throw new Failure(exitCodes.site, `no site: ${paths.dir} is not the folder of one`, { code: 'NoSite' });
+  if (choice?.kind === 'folder') {
+    const { openFolderSite } = await import('./folder-site.ts');
+    return await openFolderSite(choice.dir);
   }
-  return { paths, store: await openDirectoryStore({ dir }), info: await readSite(dir) };
+  throw new Failure(
+    exitCodes.site,
+    `no site: neither ${process.cwd()} nor a folder above it holds .atoll, and there is no kubeconfig`,
+    { code: 'NoSite' },
+  );
 }
 
 /** Throws SiteNotRunning when nobody runs it. */
-export async function openRunningSite(args: { site?: string | undefined }): Promise<RunningSite> {
-  const site = await openSite(args);
-  const { info } = site;
-  const gateway = await gatewayOf(site);
-  if (info !== undefined && gateway !== undefined) return { ...site, info, gateway };
-  throw new Failure(exitCodes.site, `the site ${site.paths.dir} does not run`, { code: 'SiteNotRunning' });
+export async function openRunningSite(where: Where): Promise<RunningSite> {
+  const site = await openSite(where);
+  const { gateway, title } = site;
+  if (gateway !== undefined) return { ...site, gateway };
+  throw new Failure(exitCodes.site, `${title} does not run`, { code: 'SiteNotRunning' });
 }
 
-/** Undefined: nobody runs the site. */
-export async function gatewayOf({ info, paths }: Site): Promise<Gateway | undefined> {
-  return info === undefined ? undefined : new Gateway(info.url, await gatewayKey(paths));
-}
-
-/** `$FAAS_KEY`, else the first key of the site's own file: who can read that may use it. */
-async function gatewayKey(paths: SitePaths): Promise<string | undefined> {
-  const given = process.env['FAAS_KEY'];
-  if (given) return given;
-  const text = await readFile(paths.keys, 'utf8').catch(() => '');
-  const first = text.split('\n').find((line) => line.trimStart().startsWith('{'));
-  if (first === undefined) return undefined;
-  try {
-    const { id, secret } = JSON.parse(first) as { id?: string; secret?: string };
-    return id !== undefined && secret !== undefined ? `${id}.${secret}` : undefined;
-  } catch {
-    return undefined;
-  }
+/** Of commands that were given none: a cluster's context may name one. */
+export async function defaultNamespace(where: Where): Promise<string> {
+  const choice = choose(where, process.env);
+  if (choice?.kind !== 'cluster') return 'default';
+  const { namespaceOfContext } = await import('./cluster-site.ts');
+  return (await namespaceOfContext(choice.context)) ?? 'default';
 }
 
 /** Throws FunctionNotFound, with the name that was probably meant. */
@@ -85,9 +106,4 @@ export async function existing(store: Store, key: Key): Promise<FunctionObject> 
     code: 'FunctionNotFound',
     ...(near !== undefined && { advice: `Did you mean "${near}"? See "faas list".` }),
   });
-}
-
-/** Where packages of the running site go; undefined: into its package folder. */
-export function packageStoreOf({ info, paths }: Site): S3Settings | undefined {
-  return info?.s3 === undefined ? undefined : { ...info.s3, credentialsFile: paths.s3 };
 }

@@ -5,6 +5,7 @@ import { commonOptions, flagsOf, usageLine } from './command.ts';
 import { commands, commandNames, type CommandName } from './commands/index.ts';
 import { usageError } from './failure.ts';
 import { print } from './output.ts';
+import { defaultNamespace, type Where } from './site.ts';
 import { nearest } from './suggest.ts';
 
 /** The arguments; undefined when help was asked for and has been printed. Throws a usage Failure. */
@@ -48,6 +49,8 @@ export async function parse(
   const many = Object.keys(command.positionals).find((key) => command.positionals[key]?.many === true);
   if (many !== undefined) args[many] = [...((args[many] as string[] | undefined) ?? []), ...literal];
   else if (literal.length > 0) throw usageError(`unexpected argument "${literal[0]}"`, advice);
+  // Which site is meant, and whether it can be reached, is the command's to find out, if it needs one at all.
+  args['namespace'] ??= await defaultNamespace(args as Where).catch(() => 'default');
   return args as unknown as Parameters<Command['run']>[0];
 }
 

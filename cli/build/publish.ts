@@ -1,6 +1,7 @@
 /** A handler's package: built, and put where the site's hosts fetch it. */
 import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
 import { createHash, randomUUID } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import type { FunctionSpec } from '../../crds/function.ts';
@@ -47,9 +48,30 @@ export async function publish(
     : await intoBucket(bytes, sha256, site.s3);
 }
 
+/** Where `publish` would have put it; undefined: it is not there. */
+export async function findPublished(
+  sha256: string,
+  site: { readonly paths: SitePaths; readonly s3?: S3Settings | undefined },
+): Promise<string | undefined> {
+  if (site.s3 === undefined) {
+    const path = fileOf(sha256, site.paths.packages);
+    return existsSync(path) ? pathToFileURL(path).href : undefined;
+  }
+  const { openS3 } = await import('../../runtime/clients/s3.ts');
+  const client = await openS3(site.s3);
+  try {
+    return (await client.head(keyOf(sha256))) && `s3://${site.s3.bucket}/${keyOf(sha256)}`;
+  } finally {
+    client.close();
+  }
+}
+
+const keyOf = (sha256: string): string => `packages/${sha256}.tgz`;
+const fileOf = (sha256: string, folder: string): string => join(folder, `${sha256}.tgz`);
+
 async function intoBucket(bytes: Uint8Array, sha256: string, s3: S3Settings): Promise<Published> {
   const { openS3 } = await import('../../runtime/clients/s3.ts');
-  const key = `packages/${sha256}.tgz`;
+  const key = keyOf(sha256);
   const uri = `s3://${s3.bucket}/${key}`;
   const client = await openS3(s3);
   try {
@@ -77,7 +99,7 @@ async function digestIn(client: S3, key: string): Promise<string> {
 const sha256Of = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
 async function intoFolder(bytes: Uint8Array, sha256: string, folder: string): Promise<Published> {
-  const path = join(folder, `${sha256}.tgz`);
+  const path = fileOf(sha256, folder);
   const uri = pathToFileURL(path).href;
   const there = await readFile(path).catch(() => undefined);
   // What a power cut left half written, or somebody changed, is replaced.

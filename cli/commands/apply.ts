@@ -24,8 +24,8 @@ export const command = defineCommand({
     ['apply -f functions/ --dry-run', 'Check a folder'],
     ['get hello -o yaml | faas apply -f -', 'From stdin'],
   ],
-  async run({ site, namespace, file, output, dryRun }) {
-    const { store, info } = await openSite({ site });
+  async run({ site, context, namespace, file, output, dryRun }) {
+    const { store, gateway } = await openSite({ site, context });
     const manifests = await readManifests(file, namespace);
     const wanted = await Promise.all(manifests.map((manifest) => withDeployedPackage(store, manifest)));
     // What only the store can refuse (a stale resourceVersion) is asked of all before the first is changed.
@@ -42,7 +42,7 @@ export const command = defineCommand({
       }
     }
     if (output === 'json' || output === 'yaml') await printData(results, output);
-    if (info === undefined && !dryRun) note('The site does not run: this takes effect when it starts.');
+    if (gateway === undefined && !dryRun) note('The site does not run: this takes effect when it starts.');
   },
 });
 

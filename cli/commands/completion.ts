@@ -1,7 +1,7 @@
 import { commandNames, commands, isCommandName } from './index.ts';
 import { commonOptions, defineCommand, flagsOf, type OptionTable } from '../command.ts';
 import { print } from '../output.ts';
-import { openSite } from '../site.ts';
+import { openSite, type Where } from '../site.ts';
 import { splitVerb } from '../verb.ts';
 
 const shells = ['bash', 'zsh', 'fish'] as const;
@@ -23,9 +23,9 @@ export const command = defineCommand({
     ['completion zsh > "${fpath[1]}/_faas"', 'For zsh'],
     ['completion fish > ~/.config/fish/completions/faas.fish', 'For fish'],
   ],
-  async run({ shell, words, site, namespace }) {
+  async run({ shell, words, site, context, namespace }) {
     if (shell !== 'words') return print(scripts[shell as Shell]);
-    const candidates = await complete(words, { site, namespace });
+    const candidates = await complete(words, { site, context, namespace });
     const last = words.at(-1) ?? '';
     print(candidates.filter((candidate) => candidate.startsWith(last)).join('\n'));
   },
@@ -55,7 +55,7 @@ complete -c faas -a '(__faas_complete)'`,
 /** What may stand in the place of the last word. */
 export async function complete(
   words: readonly string[],
-  where: { site?: string | undefined; namespace: string },
+  where: Where & { namespace: string },
 ): Promise<string[]> {
   const before = words.slice(0, -1);
   const last = words.at(-1) ?? '';
@@ -90,13 +90,17 @@ function positionalsIn(words: readonly string[], options: OptionTable): string[]
   });
 }
 
-/** `--site` and `-n` of the line that is being typed, not of ours. */
-function flagsIn(before: readonly string[], where: { site?: string | undefined; namespace: string }) {
+/** `--site`, `--context` and `-n` of the line that is being typed, not of ours. */
+function flagsIn(before: readonly string[], where: Where & { namespace: string }) {
   const valueOf = (name: keyof typeof commonOptions, short?: string): string | undefined => {
     const index = before.findLastIndex((word) => word === `--${name}` || word === `-${short}`);
     return index === -1 ? undefined : before[index + 1];
   };
-  return { site: valueOf('site') ?? where.site, namespace: valueOf('namespace', 'n') ?? where.namespace };
+  return {
+    site: valueOf('site') ?? where.site,
+    context: valueOf('context') ?? where.context,
+    namespace: valueOf('namespace', 'n') ?? where.namespace,
+  };
 }
 
 async function functionNames(where: { site?: string | undefined; namespace: string }): Promise<string[]> {

@@ -48,7 +48,7 @@ export const command = defineCommand({
     ['dead redrive orders --seq 7 --to orders-v2/new', 'One, by another function'],
     ['dead purge orders --yes', 'Throw all of them away'],
   ],
-  async run({ site: dir, namespace, action, name, seq, to, limit, before, yes, output }) {
+  async run({ site: dir, context, namespace, action, name, seq, to, limit, before, yes, output }) {
     if (name === undefined && action !== 'list')
       throw usageError(`dead ${action} needs the name of a function`);
     if (to !== undefined && (action !== 'redrive' || !/^[^/]+\/[^/]+$/.test(to))) {
@@ -62,7 +62,7 @@ export const command = defineCommand({
         'See more of them with --before.',
       );
     }
-    const site = await openRunningSite({ site: dir });
+    const site = await openRunningSite({ site: dir, context });
     const key = { namespace, name: name ?? '' };
     switch (action as (typeof actions)[number]) {
       case 'list':

@@ -23,11 +23,11 @@ export const command = defineCommand({
     ['delete hello', 'One function'],
     ['delete -f function.yaml', 'The functions of a file'],
   ],
-  async run({ site, namespace, names, file, output, ignoreNotFound }) {
+  async run({ site, context, namespace, names, file, output, ignoreNotFound }) {
     if (names.length > 0 === (file !== undefined)) {
       throw usageError('name the functions, or give a file with -f', 'See "faas delete --help".');
     }
-    const { store, info } = await openSite({ site });
+    const { store, gateway } = await openSite({ site, context });
     const keys =
       file === undefined
         ? names.map((name) => ({ namespace, name }))
@@ -41,7 +41,7 @@ export const command = defineCommand({
       if (output === undefined || output === 'wide') print(`function ${name} deleted`);
     }
     if (output === 'json' || output === 'yaml') await printData({ deleted }, output);
-    if (info === undefined) note('The site does not run: broker state is swept when it starts.');
+    if (gateway === undefined) note('The site does not run: broker state is swept when it starts.');
     return exitCodes.ok;
   },
 });

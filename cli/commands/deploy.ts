@@ -1,14 +1,14 @@
 import { existsSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 import type { FunctionObject } from '../../crds/function.ts';
-import { buildPackage, publish, type BuiltPackage, type Published } from '../build/publish.ts';
+import { buildPackage, type BuiltPackage, type Published } from '../build/publish.ts';
 import { defineCommand, exitCodes } from '../command.ts';
 import { Failure, usageError } from '../failure.ts';
 import { readManifests, type Manifest } from '../manifests.ts';
 import { note, paint, print, printData, shortDigest } from '../output.ts';
 import { withProgress, type Progress } from '../progress.ts';
 import { waitUntilReady } from '../rollout.ts';
-import { openSite, packageStoreOf, type Site } from '../site.ts';
+import { openSite, type Site } from '../site.ts';
 import { createMissingStreams } from '../streams.ts';
 import { triggerText } from '../trigger-text.ts';
 
@@ -48,16 +48,16 @@ export const command = defineCommand({
     ['deploy hello -f hello/production.yaml --timeout 120', 'With another manifest'],
     ['deploy --dry-run', 'See what would be uploaded'],
   ],
-  async run({ site: dir, namespace, dir: folder = '.', file, wait, dryRun, timeout, output }) {
+  async run({ site: dir, context, namespace, dir: folder = '.', file, wait, dryRun, timeout, output }) {
     if (!(timeout > 0)) throw usageError(`--timeout is ${timeout}; it must be more than 0`);
     const source = resolve(folder);
     const manifests = await readManifests(file ?? manifestOf(source), namespace);
     const site = dryRun
-      ? await openSite({ site: dir }).catch(() => undefined)
-      : await openSite({ site: dir });
+      ? await openSite({ site: dir, context }).catch(() => undefined)
+      : await openSite({ site: dir, context });
     if (site === undefined) return await dryBuild(manifests, source);
-    if (wait && !dryRun && site.info === undefined) {
-      throw new Failure(exitCodes.site, `the site ${site.paths.dir} does not run, so nothing would answer`, {
+    if (wait && !dryRun && site.gateway === undefined) {
+      throw new Failure(exitCodes.site, `${site.title} does not run, so nothing would answer`, {
         code: 'SiteNotRunning',
         advice: 'Start it with "faas up"; or leave the change for its next start with --no-wait.',
       });
@@ -69,7 +69,7 @@ export const command = defineCommand({
         deploy(site, manifest, source, { wait, dryRun, timeoutMs: timeout * 1000, progress, quiet }),
       );
       results.push(result);
-      if (!quiet) print(summary(result, site.info?.url, dryRun));
+      if (!quiet) print(summary(result, site.url, dryRun));
     }
     if (output === 'json' || output === 'yaml') await printData(results, output);
   },
@@ -123,11 +123,9 @@ export async function deploy(
     for (const warning of built.warnings) note(`${paint('yellow', 'warning', process.stderr)}: ${warning}`);
   const before = await store.get(manifest.metadata).catch(() => undefined);
   progress.update(`uploading ${name}`);
-  const published = dryRun
-    ? undefined
-    : await publish(built, { paths: site.paths, s3: packageStoreOf(site) });
+  const published = dryRun ? undefined : await site.publish(built, { namespace, name });
   const object = withPackage(manifest, built, published, before);
-  if (!dryRun && site.info !== undefined) await createMissingStreams(manifest, site.info, site.paths);
+  if (!dryRun && site.folder?.info) await createMissingStreams(manifest, site.folder.info, site.folder.paths);
   const after = await store.put(object, { dryRun });
   const common = {
     name,

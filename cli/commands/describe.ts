@@ -4,7 +4,6 @@ import type { Gateway } from '../gateway.ts';
 import { adviceFor } from '../advice.ts';
 import { age, fields, paint, print, printData, shortDigest, table } from '../output.ts';
 import { existing, openSite } from '../site.ts';
-import { gatewayOf } from '../site.ts';
 import { triggerText } from '../trigger-text.ts';
 import type { Failure } from '../failure.ts';
 
@@ -17,13 +16,13 @@ export const command = defineCommand({
     ['describe hello', 'Conditions, triggers with their connection, last error, dead letters'],
     ['describe hello -o json', 'The same as data'],
   ],
-  async run({ site: dir, namespace, name, output }) {
-    const site = await openSite({ site: dir });
+  async run({ site: dir, context, namespace, name, output }) {
+    const site = await openSite({ site: dir, context });
     const object = await existing(site.store, { namespace, name });
-    const gateway = await gatewayOf(site);
+    const { gateway } = site;
     const live = gateway === undefined ? undefined : await liveOf(gateway, object);
     if (output === 'json' || output === 'yaml') return printData({ ...object, live }, output);
-    print(describe(object, live, gateway?.url));
+    print(describe(object, live, site.url));
   },
 });
 

@@ -10,7 +10,7 @@ import { readManifests } from '../manifests.ts';
 import { note, paint, print, shortDigest } from '../output.ts';
 import { withProgress } from '../progress.ts';
 import { onStop } from '../signals.ts';
-import { gatewayOf, openSite, type Site } from '../site.ts';
+import { openRunningSite, type Site } from '../site.ts';
 import { defaultPort, startSite, type RunningSite } from '../start-site.ts';
 import { deploy } from './deploy.ts';
 import { readable } from './logs.ts';
@@ -44,13 +44,14 @@ export const command = defineCommand({
     },
   },
   description:
-    'Uses the site that runs; if none does, one is started in DIR/.atoll and stopped at the end. Logs are printed as they come.',
+    'Uses the site that runs, or the cluster of --context; if none does, one is started in DIR/.atoll and stopped at the end. Logs are printed as they come.',
   examples: [
     ['dev', 'The function of the current folder'],
     ['dev hello', 'That of the folder hello'],
     ['dev hello --inspect 9229', 'With the debugger on port 9229'],
+    ['dev hello --context lab', 'In a cluster'],
   ],
-  async run({ site: dir, namespace, dir: folder = '.', file, inspect, port }) {
+  async run({ site: dir, context, namespace, dir: folder = '.', file, inspect, port }) {
     const source = resolve(folder);
     const manifestFile = file ?? join(source, 'function.yaml');
     if (!existsSync(manifestFile)) {
@@ -66,11 +67,13 @@ export const command = defineCommand({
       if (count === 1) return stopping.abort();
       void Promise.resolve(own?.hurry()).finally(() => process.exit(exitCodes.ok));
     });
-    own = await siteFor(dir, source, port);
+    if (context === undefined && !process.env['FAAS_CONTEXT']) own = await siteFor(dir, source, port);
     try {
-      const site = await openSite({ site: own?.paths.dir ?? dir });
-      const gateway = (await gatewayOf(site))!;
-      print(`${key.name} on ${gateway.url}; deployed again at every save, Ctrl-C stops`);
+      const site = await openRunningSite(
+        own === undefined ? { site: dir, context } : { site: own.paths.dir },
+      );
+      const { gateway } = site;
+      print(`${key.name} on ${site.url ?? site.title}; deployed again at every save, Ctrl-C stops`);
       const changed = watchFolder(source, stopping.signal);
       void followLogs(gateway, key, stopping.signal);
       const prologue = inspect === undefined ? undefined : inspectorPrologue(inspect || defaultInspectPort);

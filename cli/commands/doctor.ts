@@ -16,7 +16,7 @@ import { clockCheck, programChecks } from '../doctor/programs.ts';
 import { mqttCheck, natsChecks, s3Checks } from '../doctor/servers.ts';
 import { functionChecks, gatewayCheck, runningCheck } from '../doctor/site.ts';
 import { note, paint, print, printData } from '../output.ts';
-import { gatewayOf } from '../site.ts';
+import { gatewayOf } from '../folder-site.ts';
 import { version } from '../version.ts';
 
 export const command = defineCommand({
@@ -83,7 +83,7 @@ async function runningChecks(
 ): Promise<{ site: Check[]; functions: Check[] }> {
   const running = runningCheck(info, paths.dir, version());
   if (store === undefined) return { site: [running], functions: [] };
-  const gateway = await gatewayOf({ paths, store, info });
+  const gateway = await gatewayOf({ paths, info });
   if (gateway === undefined || info === undefined) {
     return { site: [running], functions: await functionChecks(store, undefined) };
   }

@@ -11,8 +11,8 @@ export const command = defineCommand({
     ['get hello', 'The object as YAML, with defaults and status'],
     ['get hello -o json', 'As JSON'],
   ],
-  async run({ site, namespace, name, output }) {
-    const { store } = await openSite({ site });
+  async run({ site, context, namespace, name, output }) {
+    const { store } = await openSite({ site, context });
     const object = await existing(store, { namespace, name });
     await printData(object, output === 'json' ? 'json' : 'yaml');
   },

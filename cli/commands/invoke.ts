@@ -36,12 +36,12 @@ export const command = defineCommand({
     ['invoke hello -d @event.json --tail', 'With an event from a file; print its log as well'],
     ['invoke hello --async -d @event.json', 'Leave the event in the inbox'],
   ],
-  async run({ site, namespace, name, output, data, async: later, tail, timeout }) {
+  async run({ site, context, namespace, name, output, data, async: later, tail, timeout }) {
     if (later && tail) throw usageError('--tail needs an answer to wait for: leave out --async');
     if (timeout !== undefined && !(timeout > 0))
       throw usageError(`--timeout is ${timeout}; it must be more than 0`);
     const payload = await payloadOf(data);
-    const { gateway } = await openRunningSite({ site });
+    const { gateway } = await openRunningSite({ site, context });
     const signal = timeout === undefined ? undefined : AbortSignal.timeout(timeout * 1000);
     const answer = await withProgress(`waiting for ${name}`, () =>
       gateway.invoke({ namespace, name }, payload, { async: later, tail, signal }),

@@ -13,8 +13,8 @@ export const command = defineCommand({
     ['list -A -o wide', 'All functions, with what keeps one from being ready'],
     ['list -o json', 'The whole objects, for programs'],
   ],
-  async run({ site, namespace, output, allNamespaces }) {
-    const { store } = await openSite({ site });
+  async run({ site, context, namespace, output, allNamespaces }) {
+    const { store } = await openSite({ site, context });
     const functions = (await store.list(allNamespaces ? undefined : namespace)).sort(byKey);
     if (output === 'json' || output === 'yaml') return printData(functions, output);
     if (functions.length === 0) {

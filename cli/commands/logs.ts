@@ -32,12 +32,12 @@ export const command = defineCommand({
     ['logs hello --since 5m', 'Of the last five minutes'],
     ['logs hello --request-id 7f0c… -o json', 'Of one invocation, as JSON lines'],
   ],
-  async run({ site, namespace, name, output, follow, since, requestId, limit }) {
+  async run({ site, context, namespace, name, output, follow, since, requestId, limit }) {
     const from = since === undefined ? undefined : sinceOf(since);
     if (limit !== undefined && !(Number.isInteger(limit) && limit > 0)) {
       throw usageError(`--limit is ${limit}; it must be a whole number above 0`);
     }
-    const { gateway } = await openRunningSite({ site });
+    const { gateway } = await openRunningSite({ site, context });
     const all = from !== undefined || requestId !== undefined;
     const query = {
       since: from,

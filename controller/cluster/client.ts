@@ -1,5 +1,7 @@
 /** Requests to a Kubernetes API server: credentials of every kind, waits that end, errors with what the server said. */
+import type { IncomingHttpHeaders } from 'node:http';
 import type { RequestOptions as HttpsOptions } from 'node:https';
+import type { Readable } from 'node:stream';
 import { setTimeout as pause } from 'node:timers/promises';
 import { KubeConfig } from '@kubernetes/client-node';
 import { DecoratorHandler, errors, Pool, ProxyAgent, type Dispatcher } from 'undici';
@@ -42,12 +44,31 @@ export interface Cluster {
    */
   lines(path: string, options: LinesOptions): AsyncIterable<string>;
   /**
+   * One request whose answer comes as it is, whatever its status: for a program behind the API server's proxy. No time
+   * limit. Rejects with ClusterError when there is no answer.
+   */
+  exchange(method: string, path: string, options: ExchangeOptions): Promise<Exchanged>;
+  /** The token that the API server is shown; undefined: it is shown a certificate. */
+  bearer(): Promise<string | undefined>;
+  /**
    * The same server and connections. `mayWrite` is asked at the moment a request other than GET would go out on its
    * connection; when it throws, the request is not sent and rejects with that.
    */
   guarded(mayWrite: () => void): Cluster;
   /** Cuts what is open. */
   close(): Promise<void>;
+}
+
+export interface ExchangeOptions {
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: Uint8Array | string | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface Exchanged {
+  readonly statusCode: number;
+  readonly headers: IncomingHttpHeaders;
+  readonly body: Readable;
 }
 
 export interface LinesOptions extends Pick<RequestOptions, 'query' | 'signal'> {
@@ -259,6 +280,27 @@ export async function openCluster(options: ClusterOptions = {}): Promise<Cluster
         throw unreachable(`GET ${path}`, server, error);
       }
       if (rest !== '') yield rest;
+    },
+    async exchange(method, path, { headers, body, signal }) {
+      try {
+        const used = await connect();
+        return await used.pool.request({
+          origin: origin.origin,
+          method: method as Dispatcher.HttpMethod,
+          path: `${prefix}${path}`,
+          headers: { ...headers, ...used.headers, 'user-agent': options.userAgent ?? 'atoll' },
+          body: body ?? null,
+          ...(signal && { signal }),
+          headersTimeout: 0,
+          bodyTimeout: 0,
+        });
+      } catch (error) {
+        throw unreachable(`${method} ${path}`, server, error);
+      }
+    },
+    async bearer() {
+      const { headers } = await connect();
+      return /^bearer (.+)$/i.exec(headers['authorization'] ?? '')?.[1];
     },
     guarded: (next) => withGuard(next),
     async close() {

@@ -1,4 +1,4 @@
-import { appendFile, readdir, writeFile } from 'node:fs/promises';
+import { appendFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
@@ -80,6 +80,47 @@ describe.skipIf(await missing('nats-server'))('deploying to a site', () => {
     expect(JSON.parse(await ok(['invoke', 'breaker']))).toMatchObject({ hello: 'nobody' });
     expect(await ok(['describe', 'breaker'])).toContain('no such robot');
   });
+
+  test('a rollback brings back the code that answered before, and again what answered in between', async () => {
+    const back = await functionFolder('back');
+    const answer = async () => JSON.parse(await ok(['invoke', 'back', '-d', '{"name":"x"}'])) as object;
+    const deployed = async (): Promise<string> => {
+      const [one] = JSON.parse(await ok(['deploy', back, '-o', 'json'])) as { sha256: string }[];
+      return one!.sha256;
+    };
+    const first = await deployed();
+    expect(await run(['rollback', 'back'])).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining('no package to go back to') as string,
+    });
+    await writeFile(join(back, 'index.ts'), greeterSource.replace('hello:', 'bye:'));
+    const second = await deployed();
+    expect(await answer()).toHaveProperty('bye');
+    const history = JSON.parse(await ok(['history', 'back', '-o', 'json'])) as { packageSha256: string }[];
+    expect(history.map(({ packageSha256 }) => packageSha256)).toEqual([second, first]);
+
+    expect(await ok(['rollback', 'back'])).toMatch(
+      /^function back rolled back to package [0-9a-f]{12}, ready/,
+    );
+    expect(await answer()).toHaveProperty('hello');
+    expect(await ok(['history', 'back'])).toMatch(new RegExp(`${first.slice(0, 12)} .* answers now`));
+    await ok(['rollback', 'back', '--to', second.slice(0, 12)]);
+    expect(await answer()).toHaveProperty('bye');
+    for (const [to, problem] of [
+      ['ffffff', 'no package that begins with'],
+      ['abc', '6 or more digits'],
+      ['../../x', '6 or more digits'],
+    ] as const) {
+      const refused = await run(['rollback', 'back', '--to', to]);
+      expect(refused).toMatchObject({ code: 2, stderr: expect.stringContaining(problem) as string });
+    }
+    await rm(join(site.dir, 'packages', `${first}.tgz`));
+    expect(await run(['rollback', 'back'])).toMatchObject({
+      code: 3,
+      stderr: expect.stringContaining('PackageNotFound') as string,
+    });
+    await ok(['delete', 'back']);
+  }, 60_000);
 
   test('code that does not build: exit code 1 with file and line, and nothing is applied', async () => {
     const broken = await functionFolder(

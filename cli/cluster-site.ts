@@ -1,0 +1,88 @@
+/**
+ * A site in a cluster: its Functions are asked of the API server, everything else of the gateway, which is reached
+ * through the API server's service proxy: who can use kubectl needs no other way in.
+ */
+import { Readable } from 'node:stream';
+import { openCluster, type Cluster } from '../controller/cluster/client.ts';
+import { openKubernetesStore } from '../controller/stores/kubernetes.ts';
+import { exitCodes } from './command.ts';
+import { Failure } from './failure.ts';
+import { Gateway, type Answer, type Send } from './gateway.ts';
+import type { Site } from './site.ts';
+
+/** As the chart installs it. */
+const gatewayService = 'atoll-gateway';
+const systemNamespace = (): string => process.env['FAAS_SYSTEM_NAMESPACE'] || 'atoll-system';
+
+export async function openClusterSite(context: string | undefined): Promise<Site> {
+  const cluster = await openCluster({ ...(context !== undefined && { context }), userAgent: 'faas' });
+  const title = `the cluster ${cluster.server}`;
+  const gateway = new Gateway(`the gateway of ${title}`, { send: throughProxy(cluster) });
+  return {
+    title,
+    store: openKubernetesStore({ cluster }),
+    gateway,
+    url: undefined,
+    async publish({ bytes, sha256 }, { namespace }) {
+      const there = await gateway.packageUri(namespace, sha256);
+      return there === undefined
+        ? await gateway.upload(namespace, sha256, bytes)
+        : { uri: there, uploaded: false };
+    },
+    find: (sha256, { namespace }) => gateway.packageUri(namespace, sha256),
+  };
+}
+
+export async function namespaceOfContext(context: string | undefined): Promise<string> {
+  const cluster = await openCluster(context === undefined ? {} : { context });
+  await cluster.close();
+  return cluster.namespace;
+}
+
+function throughProxy(cluster: Cluster): Send {
+  const namespace = systemNamespace();
+  const prefix = `/api/v1/namespaces/${encodeURIComponent(namespace)}/services/http:${gatewayService}:http/proxy`;
+  return async (path, { method = 'GET', body, headers = {}, signal }) => {
+    // The API server takes Authorization for itself.
+    const token = process.env['FAAS_KEY'] || (await cluster.bearer());
+    const answer = await cluster.exchange(method, `${prefix}${path}`, {
+      headers: { ...headers, ...(token !== undefined && { 'atoll-authorization': `Bearer ${token}` }) },
+      body,
+      signal,
+    });
+    return answer.statusCode < 400 ? answer : await ofTheGateway(answer, namespace);
+  };
+}
+
+/** Errors of the API server on the way are told apart from the gateway's own: theirs are a Status. */
+async function ofTheGateway({ statusCode, headers, body }: Answer, namespace: string): Promise<Answer> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of body) chunks.push(chunk as Buffer);
+  const bytes = Buffer.concat(chunks);
+  const said = statusIn(bytes);
+  if (said === undefined) return { statusCode, headers, body: Readable.from([bytes]) };
+  if (statusCode === 404) {
+    throw new Failure(
+      exitCodes.site,
+      `Atoll is not installed in this cluster: namespace ${namespace} has no service ${gatewayService}`,
+      {
+        code: 'NoSite',
+        advice: 'Install it with its chart, or name its namespace with $FAAS_SYSTEM_NAMESPACE.',
+      },
+    );
+  }
+  if (statusCode === 401 || statusCode === 403) {
+    throw new Failure(exitCodes.site, said, { code: 'ClusterForbidden' });
+  }
+  throw new Failure(exitCodes.site, `the gateway cannot be reached: ${said}`, { code: 'SiteNotReachable' });
+}
+
+/** The message of a Kubernetes Status; undefined for anything else. */
+function statusIn(bytes: Buffer): string | undefined {
+  try {
+    const { kind, message } = JSON.parse(bytes.toString('utf8')) as { kind?: string; message?: string };
+    return kind === 'Status' ? (message ?? 'it was refused') : undefined;
+  } catch {
+    return undefined;
+  }
+}
