@@ -58,6 +58,8 @@ export function holdLease(options: LeaseOptions): Lease {
   const { cluster, holder, log } = options;
   const timings = { ...defaults, ...options.timings };
   const { namespace, name } = options;
+  /** So that a connection that is open at one end only costs one try, not the lease. */
+  const timeoutMs = timings.deadlineMs * 0.3;
   const path = resourcePath(leaseResource, { namespace, name });
   const closing = new AbortController();
 
@@ -99,12 +101,10 @@ export function holdLease(options: LeaseOptions): Lease {
   }
 
   async function read(): Promise<LeaseObject | undefined> {
-    const found = await cluster
-      .request<LeaseObject>('GET', path, { timeoutMs: timings.deadlineMs })
-      .catch((error: unknown) => {
-        if (error instanceof ClusterError && error.status === 404) return undefined;
-        throw error;
-      });
+    const found = await cluster.request<LeaseObject>('GET', path, { timeoutMs }).catch((error: unknown) => {
+      if (error instanceof ClusterError && error.status === 404) return undefined;
+      throw error;
+    });
     if (found?.metadata.resourceVersion !== last?.metadata.resourceVersion) sinceMs = performance.now();
     last = found;
     return found;
@@ -113,7 +113,7 @@ export function holdLease(options: LeaseOptions): Lease {
   async function write(spec: LeaseSpec): Promise<LeaseObject> {
     const metadata = last?.metadata ?? { namespace, name };
     const body = { apiVersion: 'coordination.k8s.io/v1', kind: 'Lease', metadata, spec };
-    const request = { body, timeoutMs: timings.deadlineMs };
+    const request = { body, timeoutMs };
     return last
       ? cluster.request<LeaseObject>('PUT', path, request)
       : cluster.request<LeaseObject>('POST', resourcePath(leaseResource, { namespace }), request);
@@ -150,10 +150,10 @@ export function holdLease(options: LeaseOptions): Lease {
       try {
         await tryOnce();
       } catch (error) {
-        const conflict = error instanceof ClusterError && error.status === 409;
-        // Somebody else was faster, or a write of ours arrived after all: what is there now is read at once.
-        if (conflict && held) await tryRead();
-        else if (!conflict)
+        const status = error instanceof ClusterError ? error.status : undefined;
+        // Somebody was faster or deleted it, or a write of ours arrived after all: what is there is read at once.
+        if (held && (status === 409 || status === 404)) await tryRead();
+        else if (status !== 409)
           log.warn({ lease: name, error: faultOf(error).message }, 'the lease cannot be asked for');
       }
       // Jitter: two that look at the same time would always collide.

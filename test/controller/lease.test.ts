@@ -7,6 +7,7 @@ import { temporaryFolder } from '../support/folder.ts';
 import { startKubernetes, type Kubernetes } from '../support/kubernetes.ts';
 import { startProcess, type RunningProcess } from '../support/process.ts';
 import { missing } from '../support/requirement.ts';
+import { startWire } from '../support/wire.ts';
 
 const soak = process.env['ATOLL_SOAK'] === '1';
 /** A quarter of the real ones, unless there is time. */
@@ -31,9 +32,9 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('of two controllers', ()
     await kubernetes.request('DELETE', leasePath);
   });
 
-  async function start(holder: 'first' | 'second'): Promise<RunningProcess> {
+  async function start(holder: 'first' | 'second', url = kubernetes.url): Promise<RunningProcess> {
     const kubeconfig = join(await temporaryFolder(), 'kubeconfig');
-    await writeFile(kubeconfig, kubernetes.kubeconfig(kubernetes.tokenOf(holder)), { mode: 0o600 });
+    await writeFile(kubeconfig, kubernetes.kubeconfig(kubernetes.tokenOf(holder), url), { mode: 0o600 });
     const script = join(import.meta.dirname, 'lease-holder.ts');
     return startProcess(process.execPath, [script, kubeconfig, holder, JSON.stringify(timings)], {
       name: holder,
@@ -98,6 +99,31 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('of two controllers', ()
     expect(countOf(await writers(), 'first') - before).toBeLessThanOrEqual(1);
     expect(first.stdout()).not.toMatch(/first holds it[^]*first holds it/);
   }, 180_000);
+
+  test('a connection that is open at one end only costs a try and not the lease', async () => {
+    const wire = await startWire(Number(new URL(kubernetes.url).port));
+    const first = await start('first', `https://127.0.0.1:${wire.port}`);
+    await first.line(/first holds it/);
+    await untilWrites('first');
+    const { body } = await kubernetes.request('GET', leasePath);
+    const renewedAt = (lease: unknown): string => (lease as { spec: { renewTime: string } }).spec.renewTime;
+    const connections = wire.connections;
+    wire.freeze();
+    await expect.poll(() => wire.connections).toBeGreaterThan(connections);
+    await expect
+      .poll(async () => renewedAt((await kubernetes.request('GET', leasePath)).body))
+      .not.toBe(renewedAt(body));
+    await pause(timings.deadlineMs);
+    expect(first.stdout()).not.toContain('lost it');
+  }, 60_000);
+
+  test('when somebody deletes the Lease it is asked for anew', async () => {
+    const first = await start('first');
+    await first.line(/first holds it/);
+    await kubernetes.request('DELETE', leasePath);
+    await first.line(/first lost it: nobody holds it/);
+    await expect.poll(() => first.stdout()).toMatch(/lost it[^]*first holds it/);
+  }, 60_000);
 
   test('when the API server is away longer than the deadline the holder stops, and one of them leads afterwards', async () => {
     const first = await start('first');
