@@ -1,4 +1,5 @@
 /** The whole reconcile: get → gone? remove : ensure → write the status of what is observed. Waits for nothing. */
+import { AtollError } from '../../runtime/errors.ts';
 import type { Backend } from '../backends/backend.ts';
 import { TerminalError, type Reconcile } from '../engine/engine.ts';
 import type { FunctionObject, FunctionStatus } from '../../crds/function.ts';
@@ -6,6 +7,8 @@ import { UnreadableObjectError, type Store } from '../stores/store.ts';
 import { routesOf, type RouteConflict } from './routes.ts';
 import { statusOf, statusOfUnreadable } from './status.ts';
 import { workloadFor } from './workload.ts';
+
+const againMs = 1_000;
 
 export interface ReconcileParts {
   readonly store: Store;
@@ -32,7 +35,13 @@ export function reconcileFunctions({ store, backend, now = Date.now, onStatus }:
       : [];
     const observation = await backend.observe(key);
     const status = statusOf({ object, observation, conflicts, now: now() });
-    await store.writeStatus(key, status);
+    try {
+      await store.writeStatus(key, status);
+    } catch (error) {
+      if (!(error instanceof AtollError) || error.code !== 'Conflict') throw error;
+      // It speaks of what is not there any more. The change itself brings the key; this makes sure of it.
+      return { afterMs: againMs };
+    }
     onStatus?.(object, status);
   };
 }

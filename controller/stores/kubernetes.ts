@@ -104,7 +104,7 @@ export function openKubernetesStore(options: KubernetesStoreOptions): Kubernetes
     }
     const object = withMetadata(raw, verdict.object);
     lastGood.set(keyText(keyOf(raw)), object);
-    return structuredClone(object);
+    return object;
   }
 
   async function put(input: unknown, { dryRun = false } = {}): Promise<FunctionObject> {
@@ -157,7 +157,7 @@ export function openKubernetesStore(options: KubernetesStoreOptions): Kubernetes
             'a Function cannot be read',
           );
           const last = lastGood.get(keyText(error.key));
-          return last && last.metadata.uid === raw.metadata.uid ? [structuredClone(last)] : [];
+          return last && last.metadata.uid === raw.metadata.uid ? [last] : [];
         }
       });
     },
@@ -185,12 +185,15 @@ export function openKubernetesStore(options: KubernetesStoreOptions): Kubernetes
           query: { fieldManager },
           contentType: 'application/merge-patch+json',
           body: {
-            // Another Function of the same name has a status of its own.
-            metadata: { uid: raw.metadata.uid },
+            // The status speaks of what was read: a newer spec, or another Function of the name, has one of its own.
+            metadata: { resourceVersion: raw.metadata.resourceVersion },
             status: { ...Object.fromEntries(gone.map((field) => [field, null])), ...status },
           },
         })
-        .catch(unlessMissing);
+        .catch(unlessMissing)
+        .catch((error: unknown) => {
+          throw problemOf(error, key);
+        });
       if (answer) informer?.learn(answer, { quiet: true });
     },
     watch(listener) {
@@ -267,9 +270,20 @@ function verdictOf(raw: RawFunction): Verdict {
     metadata: { name, namespace, ...(labels && { labels }), ...(annotations && { annotations }) },
     spec: raw.spec,
   });
-  const verdict = judged.ok ? { object: judged.object } : { problems: judged.problems.map(problemText) };
+  const verdict = judged.ok
+    ? { object: frozen(judged.object) }
+    : { problems: judged.problems.map(problemText) };
   verdicts.set(raw, verdict);
   return verdict;
+}
+
+/** One form serves all who read it: a thousand Functions are listed for each that has a path. */
+function frozen<T>(value: T): T {
+  if (typeof value === 'object' && value !== null && !Object.isFrozen(value)) {
+    Object.freeze(value);
+    for (const part of Object.values(value)) frozen(part);
+  }
+  return value;
 }
 
 function withMetadata(raw: RawFunction, { metadata, spec }: FunctionManifest): FunctionObject {
@@ -286,7 +300,7 @@ function withMetadata(raw: RawFunction, { metadata, spec }: FunctionManifest): F
       ...(creationTimestamp !== undefined && { creationTimestamp }),
     },
     spec,
-    ...(raw.status && { status: raw.status }),
+    ...(raw.status && { status: frozen(raw.status) }),
   };
 }
 

@@ -28,6 +28,7 @@ export interface Watchable {
   watch(listener: (key: Key) => void): () => void;
 }
 
+/** What is read may be shared by all who read it: it is not to be changed. */
 export interface Store extends Watchable {
   /** Rejects with UnreadableObjectError when what is stored is not a valid Function (edited by hand). */
   get(key: Key): Promise<FunctionObject | undefined>;
@@ -43,7 +44,10 @@ export interface Store extends Watchable {
   put(object: unknown, options?: { dryRun?: boolean }): Promise<FunctionObject>;
   /** False: there was none. */
   remove(key: Key): Promise<boolean>;
-  /** Touches the status only; does nothing when it is equal or the object is gone. */
+  /**
+   * Touches the status only; does nothing when it is equal or the object is gone. May reject with AtollError Conflict
+   * when the object is newer than what was read: its key is told then.
+   */
   writeStatus(key: Key, status: FunctionStatus): Promise<void>;
 }
 

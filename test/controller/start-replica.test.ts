@@ -16,7 +16,15 @@ import { startKubernetes, type Kubernetes } from '../support/kubernetes.ts';
 import { startNats } from '../support/nats.ts';
 import { missing } from '../support/requirement.ts';
 
-const log = openLog({ destination: new Writable({ write: (_chunk, _encoding, done) => done() }) });
+let logged = '';
+const log = openLog({
+  destination: new Writable({
+    write(chunk: Buffer, _encoding, done) {
+      logged += chunk.toString();
+      done();
+    },
+  }),
+});
 const leaseTimings = { durationMs: 3_000, deadlineMs: 2_000, retryMs: 300 };
 const hello = functionsPath.replace('functions', 'namespaces/default/functions/hello');
 const functions = functionsPath.replace('functions', 'namespaces/default/functions');
@@ -151,6 +159,18 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('a controller in a clust
     expect(await metric(replica, 'atoll_controller_queue_depth')).toBe(0);
     expect(await metric(replica, 'atoll_controller_queue_adds_total')).toBeGreaterThan(3);
   }, 90_000);
+
+  test('of many changes at once the last one counts, and those that a status came too late for are no failures', async () => {
+    await start();
+    await kubernetes.request('POST', functions, { body: manifest('hello') });
+    await untilReady(1);
+    logged = '';
+    for (let timeoutSeconds = 31; timeoutSeconds <= 70; timeoutSeconds++) {
+      expect((await merge({ spec: { timeoutSeconds } })).status).toBe(200);
+    }
+    await untilReady(41);
+    expect(logged).not.toContain('reconcile failed');
+  });
 
   test('two replicas: one works, and when it stops the other goes on', async () => {
     const first = await start();

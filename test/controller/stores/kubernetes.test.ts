@@ -147,17 +147,21 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('in a cluster', () => {
   });
 
   test('the status of a Function that was made anew meanwhile is not overwritten', async () => {
+    const wire = await openWire();
+    const { store: late } = await opened({ wire, answerMs: 1_000 });
     const { store } = await opened();
-    const other = (await opened()).store;
     await store.put(manifest('hello'));
-    await other.synced();
-    const old = await other.get(hello);
+    await late.synced();
+    await edit(hello, { timeoutSeconds: 7 });
+    await expect.poll(() => timeoutOf(late)).toBe(7);
+    // From here on it hears nothing for a while, and takes the second for the first.
+    wire.freeze();
     await store.remove(hello);
     await store.put(manifest('hello'));
-    // As the watch has not told it yet.
-    await expect.poll(async () => (await other.get(hello))?.metadata.uid).not.toBe(old?.metadata.uid);
-    await other.writeStatus(hello, { replicas: 3 });
-    expect((await store.get(hello))?.status).toEqual({ replicas: 3 });
+    await expect
+      .poll(() => late.writeStatus(hello, { replicas: 3 }).catch((error: unknown) => error))
+      .toMatchObject({ code: 'Conflict' });
+    expect((await store.get(hello))?.status).toBeUndefined();
   });
 
   test('what the API server refuses beyond our own rules is told with its causes', async () => {
@@ -200,6 +204,17 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('in a cluster', () => {
     await expect.poll(put).toMatchObject({
       code: 'InvalidObject',
       message: expect.stringContaining('this site allows 100 s') as string,
+    });
+  });
+
+  test.each([
+    ['a label that Kubernetes takes for none', { labels: { 'a b': 'x' } }, 'metadata.labels'],
+    ['an annotation of a name that is none', { annotations: { '-': 'x' } }, 'metadata.annotations'],
+  ])('%s is refused by the server alone', async (_what, metadata, field) => {
+    const { store } = await opened();
+    await expect(store.put(manifest('hello', {}, metadata))).rejects.toMatchObject({
+      code: 'InvalidObject',
+      problems: [expect.stringContaining(field)],
     });
   });
 
@@ -322,10 +337,14 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('in a cluster', () => {
       const { store } = await opened({ wire, timings: { ...quick, silentMs: 2_000 }, answerMs: 2_000 });
       await store.put(manifest('hello', { timeoutSeconds: 5 }));
       await store.synced();
+      // The watch is there when it has told something.
+      await edit(hello, { timeoutSeconds: 7 });
+      await toldOfTimeout(store, 7);
+      const { connections } = wire;
       wire.freeze();
       await edit(hello, { timeoutSeconds: 9 });
       await toldOfTimeout(store, 9);
-      expect(wire.connections).toBeGreaterThan(1);
+      expect(wire.connections).toBeGreaterThan(connections);
     });
 
     test('what happened during an outage that the server has forgotten is found by listing', async () => {
