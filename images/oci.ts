@@ -36,6 +36,8 @@ export interface ArchiveOptions {
   readonly labels: Readonly<Record<string, string>>;
   /** Uncompressed layers are bigger, and made and unpacked faster. */
   readonly compress: boolean;
+  /** What containers get when nobody says otherwise (OCI image configuration, `config`); ours by default. */
+  readonly config?: object;
 }
 
 export interface Archive {
@@ -72,7 +74,7 @@ export async function archiveOf(images: readonly Image[], options: ArchiveOption
         created,
         architecture: architectures[arch],
         os: 'linux',
-        config: { ...runConfig, Labels: options.labels },
+        config: { ...(options.config ?? runConfig), Labels: options.labels },
         rootfs: { type: 'layers', diff_ids: diffIds },
         history: layers.map(({ what }) => ({ created, created_by: what })),
       },
@@ -89,7 +91,7 @@ export async function archiveOf(images: readonly Image[], options: ArchiveOption
     mediaTypes.index,
   );
   const annotations = {
-    'io.containerd.image.name': options.name,
+    'io.containerd.image.name': fullName(options.name),
     'org.opencontainers.image.ref.name': options.name.slice(options.name.lastIndexOf(':') + 1),
   };
   const bytes = layerOf([
@@ -107,6 +109,13 @@ export async function archiveOf(images: readonly Image[], options: ArchiveOption
     ...[...blobs].map(([hex, data]) => ({ path: `blobs/sha256/${hex}`, data })),
   ]);
   return { bytes, digest: index.digest, layers: sizes };
+}
+
+/** As kubelet asks for it: containerd takes a name as it stands, and a pod's "atoll:1" means docker.io/library/atoll:1. */
+function fullName(name: string): string {
+  const [first = '', ...rest] = name.split('/');
+  if (rest.length === 0) return `docker.io/library/${name}`;
+  return /[.:]|^localhost$/.test(first) ? name : `docker.io/${name}`;
 }
 
 async function gzipped(data: Buffer): Promise<Buffer> {

@@ -74,7 +74,8 @@ test('the archive is a valid OCI layout: every blob is what its descriptor says,
   expect(index.manifests[0]).toMatchObject({
     mediaType: 'application/vnd.oci.image.index.v1+json',
     digest: built.digest,
-    annotations: { 'io.containerd.image.name': built.name },
+    // In full, or no pod would find it under its short name.
+    annotations: { 'io.containerd.image.name': `docker.io/library/${built.name}` },
   });
   expect(platforms.manifests[0].platform).toEqual({
     os: 'linux',
