@@ -10,8 +10,8 @@ const policyFile = '/usr/sbin/policy-rc.d';
 /** Another package manager may be at work, as on a machine that has just booted. */
 const dpkgLockSeconds = 120;
 
-/** Where Debian puts servers, and where a user's PATH seldom looks. */
-export const debianFolders: readonly string[] = ['/usr/bin', '/usr/sbin'];
+/** Where Debian puts servers and plug-ins, and where a user's PATH seldom looks. */
+export const debianFolders: readonly string[] = ['/usr/bin', '/usr/sbin', '/usr/lib/cni'];
 
 /** Installs into the system, as Debian's packages can only be; what it must not do is to start a daemon. */
 export async function installDebian(tool: DebianTool, { env, log }: Installation): Promise<void> {

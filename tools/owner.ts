@@ -27,14 +27,23 @@ export async function ownedFolder(prefix: string): Promise<string> {
   const [parent, begin] = [dirname(prefix), basename(prefix)];
   await mkdir(parent, { recursive: true });
   for (const name of await readdir(parent)) {
-    if (!name.startsWith(begin)) continue;
-    const [namespace, pid, startTime] = name.slice(begin.length).split('.');
-    if (namespace !== ownNamespace() || pid === undefined || startTime === undefined) continue;
-    if (isAlive({ pid: Number(pid), startTime, namespace })) continue;
+    if (!name.startsWith(begin) || !isAbandoned(name.slice(begin.length))) continue;
     await rm(join(parent, name), { recursive: true, force: true, maxRetries: 3 });
   }
+  return mkdtemp(`${prefix}${ownedName()}.`);
+}
+
+/** One word for what this process makes and might not live to remove. */
+export function ownedName(): string {
   const { namespace, pid, startTime } = thisProcess();
-  return mkdtemp(`${prefix}${namespace}.${pid}.${startTime}.`);
+  return `${namespace}.${pid}.${startTime}`;
+}
+
+/** Whether the name begins with an `ownedName()` of a process that is gone. Names of other kinds: false. */
+export function isAbandoned(name: string): boolean {
+  const [namespace, pid, startTime] = name.split('.');
+  if (namespace !== ownNamespace() || pid === undefined || startTime === undefined) return false;
+  return !isAlive({ pid: Number(pid), startTime, namespace });
 }
 
 /** One word. Undefined when there is no such process, or only its remains that nobody has collected yet. */

@@ -23,6 +23,13 @@ export interface KubernetesOptions {
   audit?: boolean;
   /** Names of further users, each with the groups it is in; `tokenOf` gives what they log in with. */
   users?: Readonly<Record<string, readonly string[]>>;
+  /** Where its nodes are (`kubernetes-nodes.ts` starts them); by default it has none and listens on loopback. */
+  network?: {
+    /** Of this machine, as nodes reach it: the API server listens there. */
+    readonly address: string;
+    /** Of ClusterIPs: `a.b.c.0/24`. */
+    readonly services: string;
+  };
   closing?: Closing;
 }
 
@@ -84,14 +91,16 @@ export interface AuditEvent {
   readonly responseStatus?: { readonly code: number };
 }
 
-const services = '10.96.0';
+/** Nobody but a node could reach a ClusterIP. */
+const withoutNodes = { address: '127.0.0.1', services: '10.96.0.0/24' };
 
 export async function startKubernetes(options: KubernetesOptions = {}): Promise<Kubernetes> {
   const { closing } = options;
+  const { address, services } = options.network ?? withoutNodes;
   const bin = dirname(await requireTool('kubernetes'));
   const folder = await temporaryFolder({ closing });
   const file = (name: string): string => join(folder, name);
-  const pki = await makeCertificates(folder);
+  const pki = await makeCertificates(folder, [address, services.replace(/\.0\/24$/, '.1')]);
 
   const users: Record<string, readonly string[]> = {
     admin: ['system:masters'],
@@ -142,10 +151,16 @@ export async function startKubernetes(options: KubernetesOptions = {}): Promise<
       prepare: async ({ https }) => ({
         command: join(bin, 'kube-apiserver'),
         args: [
-          ...[`--etcd-servers=${etcdUrl}`, '--bind-address=127.0.0.1', `--secure-port=${https}`],
-          // The Service "kubernetes" would lead to loopback, which no Endpoint may.
-          ...['--advertise-address=127.0.0.1', '--endpoint-reconciler-type=none'],
-          ...[`--service-cluster-ip-range=${services}.0/24`, '--allow-privileged=true'],
+          ...[`--etcd-servers=${etcdUrl}`, `--bind-address=${address}`, `--secure-port=${https}`],
+          `--advertise-address=${address}`,
+          // Without nodes the Service "kubernetes" would lead to loopback, which no Endpoint may.
+          `--endpoint-reconciler-type=${options.network === undefined ? 'none' : 'lease'}`,
+          ...[`--service-cluster-ip-range=${services}`, '--allow-privileged=true'],
+          ...[`--kubelet-client-certificate=${pki.kubeletClient.cert}`],
+          ...[
+            `--kubelet-client-key=${pki.kubeletClient.key}`,
+            '--kubelet-preferred-address-types=InternalIP',
+          ],
           ...[`--tls-cert-file=${pki.server.cert}`, `--tls-private-key-file=${pki.server.key}`],
           ...[`--client-ca-file=${pki.ca}`, `--token-auth-file=${file('tokens.csv')}`],
           ...['--authorization-mode=Node,RBAC', '--enable-admission-plugins=NodeRestriction'],
@@ -158,12 +173,13 @@ export async function startKubernetes(options: KubernetesOptions = {}): Promise<
           '--profiling=false',
         ],
       }),
-      ready: (process, { https }) => untilReady(process, https, pki.ca, '/readyz', tokenOf('admin')),
+      ready: (process, { https }) =>
+        untilReady(process, `https://${address}:${https}/readyz`, pki.ca, tokenOf('admin')),
     },
     { closing },
   );
   closeLater(() => apiserver.kill(), closing);
-  const url = `https://127.0.0.1:${apiserver.ports.https}`;
+  const url = `https://${address}:${apiserver.ports.https}`;
 
   const kubeconfig = (token: string, server = url): string =>
     stringify({
@@ -194,7 +210,7 @@ export async function startKubernetes(options: KubernetesOptions = {}): Promise<
             ...args,
           ],
         }),
-        ready: (process, { https }) => untilReady(process, https, pki.ca, '/healthz'),
+        ready: (process, { https }) => untilReady(process, `https://127.0.0.1:${https}/healthz`, pki.ca),
       },
       { closing },
     );
@@ -297,11 +313,13 @@ const run = promisify(execFile);
 interface Certificates {
   readonly ca: string;
   readonly server: { readonly cert: string; readonly key: string };
+  /** Of the API server when it is the client of a kubelet: it can show it nothing else than a certificate. */
+  readonly kubeletClient: { readonly cert: string; readonly key: string };
   readonly serviceAccount: { readonly public: string; readonly private: string };
 }
 
 /** Node can make keys but no certificates: those are OpenSSL's. */
-async function makeCertificates(folder: string): Promise<Certificates> {
+async function makeCertificates(folder: string, addresses: readonly string[]): Promise<Certificates> {
   const openssl = await requireTool('openssl');
   const file = (name: string): string => join(folder, name);
   const key = async (name: string): Promise<string> => {
@@ -314,14 +332,32 @@ async function makeCertificates(folder: string): Promise<Certificates> {
     ...['req', '-x509', '-new', '-key', await key('ca.key'), '-subj', '/CN=test-ca', '-days', '30'],
     ...['-addext', 'keyUsage=critical,keyCertSign,cRLSign,digitalSignature', '-out', ca],
   ]);
-  const server = { cert: file('server.crt'), key: await key('server.key') };
+  const certificate = async (name: string, subject: string, ...extensions: string[]) => {
+    const made = { cert: file(`${name}.crt`), key: await key(`${name}.key`) };
+    await run(openssl, [
+      ...['req', '-x509', '-new', '-key', made.key, '-subj', subject, '-days', '30'],
+      ...['-CA', ca, '-CAkey', file('ca.key'), '-out', made.cert],
+      ...['basicConstraints=critical,CA:FALSE', ...extensions].flatMap((text) => ['-addext', text]),
+    ]);
+    return made;
+  };
   const names = ['localhost', 'kubernetes', 'kubernetes.default', 'kubernetes.default.svc'];
-  await run(openssl, [
-    ...['req', '-x509', '-new', '-key', server.key, '-subj', '/CN=kube-apiserver', '-days', '30'],
-    ...['-CA', ca, '-CAkey', file('ca.key'), '-out', server.cert],
-    ...['-addext', 'basicConstraints=critical,CA:FALSE', '-addext', 'extendedKeyUsage=serverAuth'],
-    '-addext',
-    `subjectAltName=${names.map((name) => `DNS:${name}`).join(',')},IP:127.0.0.1,IP:${services}.1`,
+  const alternatives = [
+    ...names.map((name) => `DNS:${name}`),
+    ...new Set(['127.0.0.1', ...addresses].map((ip) => `IP:${ip}`)),
+  ];
+  const [server, kubeletClient] = await Promise.all([
+    certificate(
+      'server',
+      '/CN=kube-apiserver',
+      'extendedKeyUsage=serverAuth',
+      `subjectAltName=${alternatives.join(',')}`,
+    ),
+    certificate(
+      'kubelet-client',
+      '/O=system:masters/CN=kube-apiserver-kubelet-client',
+      'extendedKeyUsage=clientAuth',
+    ),
   ]);
 
   const serviceAccount = { public: file('service-account.pub'), private: file('service-account.key') };
@@ -330,19 +366,13 @@ async function makeCertificates(folder: string): Promise<Certificates> {
   await writeFile(serviceAccount.private, pair.privateKey.export({ type: 'sec1', format: 'pem' }), {
     mode: 0o600,
   });
-  return { ca, server, serviceAccount };
+  return { ca, server, kubeletClient, serviceAccount };
 }
 
 /** On a port that somebody else took, somebody else would answer with another certificate, which is refused. */
-async function untilReady(
-  process: RunningProcess,
-  port: number,
-  ca: string,
-  path: string,
-  token?: string,
-): Promise<void> {
+async function untilReady(process: RunningProcess, url: string, ca: string, token?: string): Promise<void> {
   await process.until('it is ready', async () => {
-    const { status } = await ask({ method: 'GET', url: `https://127.0.0.1:${port}${path}`, ca, token });
+    const { status } = await ask({ method: 'GET', url, ca, token });
     return status === 200 || undefined;
   });
 }
