@@ -9,6 +9,8 @@ import { requireTool } from '../support/requirement.ts';
 export interface Clock {
   /** Of `faas up`; what it starts has the clock too. */
   readonly env: Readonly<Record<string, string>>;
+  /** For `spec.env`: a handler process forgets all other variables, and with them this clock. */
+  readonly variables: readonly { readonly name: string; readonly value: string }[];
   /** So far from the true time, such as `+1h`. */
   jump(offset: string): Promise<void>;
 }
@@ -39,7 +41,13 @@ export async function startClock({ closing }: { closing: Closing }): Promise<Clo
   await writeFile(join(bin, 'setpriv'), ['#!/bin/sh', ...settings, `exec ${setpriv} "$@"`, ''].join('\n'), {
     mode: 0o755,
   });
-  return { env: { ...variables, PATH: [bin, process.env['PATH']].join(delimiter) }, jump };
+  return {
+    env: { ...variables, PATH: [bin, process.env['PATH']].join(delimiter) },
+    variables: Object.entries(variables)
+      .filter(([name]) => name !== 'LD_PRELOAD')
+      .map(([name, value]) => ({ name, value })),
+    jump,
+  };
 }
 
 /** For programs with threads; its folder is named for the machine's architecture. */

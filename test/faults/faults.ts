@@ -2,7 +2,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { join } from 'node:path';
 import { isSameProcess } from '../../runtime/process/identity.ts';
-import { until } from '../e2e/site.ts';
+import { until, type Site } from '../e2e/site.ts';
 import type { Closing } from '../support/closing.ts';
 import { startDisk } from '../support/disk.ts';
 import { startNetwork } from '../support/network.ts';
@@ -157,17 +157,23 @@ function jumping(offset: '+1h' | '-1h'): Required<Fault>['arrange'] {
     const clock = await startClock({ closing });
     return {
       env: clock.env,
+      variables: clock.variables,
       async strike({ site }) {
         await clock.jump(offset);
-        await until('the site believes it', async () => {
-          const told = Date.parse((await site.fetch('/')).headers.get('date') ?? '');
-          return Math.abs(told - Date.now()) > 50 * 60_000 || undefined;
-        });
+        await believes(site);
         await pause(scale.faultMs);
         await clock.jump('+0');
       },
     };
   };
+}
+
+/** Resolves when the site takes another hour for the present one. */
+export async function believes(site: Site): Promise<void> {
+  await until('the site believes it', async () => {
+    const told = Date.parse((await site.fetch('/')).headers.get('date') ?? '');
+    return Math.abs(told - Date.now()) > 50 * 60_000 || undefined;
+  });
 }
 
 function kill(part: Part): Required<Fault>['strike'] {

@@ -68,6 +68,8 @@ export interface Watch {
 export interface Arrangement {
   readonly args?: readonly string[];
   readonly env?: Readonly<Record<string, string | undefined>>;
+  /** Of each function: `spec.env`. */
+  readonly variables?: readonly { readonly name: string; readonly value: string }[];
   /** The site's folder. Default: a temporary one. */
   readonly folder?: string;
   /** Where servers listen that are not the site's. Default: loopback. */
@@ -166,7 +168,7 @@ async function startWorld(
   random: Random,
   closing: Closing,
 ): Promise<World> {
-  const { place, natsStoreDir, mosquittoStoreDir, folder } = arrangement;
+  const { place, natsStoreDir, mosquittoStoreDir, folder, variables = [] } = arrangement;
   const apart = { closing, ...(place && { place }) };
   const mosquitto =
     fault.mqtt === 'nats-server'
@@ -200,7 +202,7 @@ async function startWorld(
     spec: {
       timeoutSeconds: 10,
       concurrency: 32,
-      env: [journal.env],
+      env: [journal.env, ...variables],
       retry: { maxAttempts: 2, minBackoffMs: 100, maxBackoffMs: 500 },
       triggers: [
         { name: 'stream', jetstream: { stream, startAt: 'All' } },
@@ -212,6 +214,7 @@ async function startWorld(
   await site.deploy({
     name: 'answers',
     spec: {
+      env: variables,
       timeoutSeconds: 2,
       concurrency: 32,
       triggers: [
