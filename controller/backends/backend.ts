@@ -16,8 +16,10 @@ export interface Workload {
 export interface Observation {
   readonly replicas: number;
   readonly readyReplicas: number;
-  /** Of each host that answered; none while it starts. */
+  /** Of each host that answered; none while it starts. Those of the wanted generation come first. */
   readonly hosts: readonly HostFunctionStatus[];
+  /** While replicas are being replaced one after the other: how far that is. */
+  readonly rollout?: { readonly updated: number; readonly wanted: number; readonly old: number };
   /** Why nothing can be observed, when that is so. */
   readonly problem?: { readonly reason: string; readonly message: string };
   /** Label selector of what the replicas are, in a cluster: an autoscaler finds it at /scale. */

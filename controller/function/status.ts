@@ -44,8 +44,11 @@ export function statusOf({ object, observation, conflicts = [], now }: StatusInp
   const handlerReady = waiting ?? worst(current, (host) => host.handler, 'the handler is ready');
   const triggers = triggersOf(object, hosts, conflicts);
   const triggersReady = waiting ?? triggersVerdict(triggers);
+  const rolledOut = waiting ?? rollout(observation);
   const available = availability(hosts);
-  const failing = [packageReady, handlerReady, triggersReady].find(({ status }) => status !== 'True');
+  const failing = [packageReady, handlerReady, triggersReady, rolledOut].find(
+    ({ status }) => status !== 'True',
+  );
   const ready: Verdict = failing
     ? { ...failing, status: 'False' }
     : { status: 'True', reason: 'Ready', message: 'package, handler and triggers are ready' };
@@ -123,6 +126,9 @@ function whatKeepsItWaiting(
   if (spec.replicas === 0 && !spec.scaling) {
     return { status: 'False', reason: 'ScaledToZero', message: 'spec.replicas is 0: nothing is to run' };
   }
+  if (spec.scaling && observation?.rollout?.wanted === 0) {
+    return { status: 'False', reason: 'ScaledToZero', message: 'the autoscaler lets nothing run now' };
+  }
   if (current.length > 0) return undefined;
   const old = observation?.hosts[0];
   return old
@@ -132,6 +138,19 @@ function whatKeepsItWaiting(
         message: `the host still runs generation ${old.generation}, ${metadata.generation} is to follow`,
       }
     : { status: 'Unknown', reason: 'Pending', message: 'no host has told about it yet' };
+}
+
+/** Ready only when no replica of before is left: it would answer as of before. */
+function rollout(observation: Observation | undefined): Verdict {
+  const { updated, wanted, old } = observation?.rollout ?? { updated: 0, wanted: 0, old: 0 };
+  if (updated >= wanted && old === 0)
+    return { status: 'True', reason: 'Ready', message: 'all replicas run it' };
+  const leaving = old === 0 ? '' : `, ${old} of before are to go`;
+  return {
+    status: 'False',
+    reason: 'Updating',
+    message: `${updated} of ${wanted} replicas run it${leaving}`,
+  };
 }
 
 /** Ready when all hosts are; else the first that is not, and rather a failure than one still at work. */

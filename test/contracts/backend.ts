@@ -59,7 +59,13 @@ export async function untilObserved(
 export const isReady =
   (generation = 1) =>
   (observation: Observation | undefined): boolean =>
-    observation?.hosts.some((host) => host.generation === generation && host.handler.ready) ?? false;
+    (observation?.hosts.some((host) => host.generation === generation && host.handler.ready) ?? false) &&
+    isRolledOut(observation);
+
+function isRolledOut(observation: Observation | undefined): boolean {
+  const { updated, wanted, old } = observation?.rollout ?? { updated: 0, wanted: 0, old: 0 };
+  return updated >= wanted && old === 0;
+}
 
 export function testBackend({ open, invoke }: BackendUnderTest): void {
   describe('as every backend', () => {

@@ -77,6 +77,27 @@ test.each([
     'StreamNotFound',
   ],
   [
+    'replicas are being replaced',
+    { replicas: 3 },
+    { ...observed(host()), rollout: { updated: 1, wanted: 3, old: 2 } },
+    'FTTTT',
+    'Updating',
+  ],
+  [
+    'all replicas were replaced',
+    { replicas: 3 },
+    { ...observed(host()), rollout: { updated: 3, wanted: 3, old: 0 } },
+    'TTTTF',
+    'Ready',
+  ],
+  [
+    'the autoscaler lets nothing run',
+    { scaling: { minReplicas: 0, maxReplicas: 3, targetLag: 5 } },
+    { ...observed(), rollout: { updated: 0, wanted: 0, old: 0 } },
+    'FFFFF',
+    'ScaledToZero',
+  ],
+  [
     'NATS is away',
     nats,
     observed(host({ triggers: [{ name: 'cmd', ...failed('NatsUnavailable') }] })),

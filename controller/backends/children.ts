@@ -1,0 +1,309 @@
+/**
+ * The objects that a function consists of in a cluster: applied, kept as they were applied, pruned, removed. Never one
+ * that the Function does not own.
+ */
+import { AtollError } from '../../runtime/errors.ts';
+import type { Log } from '../../runtime/log.ts';
+import { ClusterError, resourcePath, type Cluster, type Resource } from '../cluster/client.ts';
+import {
+  openInformer,
+  type ClusterObject,
+  type Informer,
+  type InformerTimings,
+} from '../cluster/informer.ts';
+import { keyText, type Key } from '../stores/store.ts';
+import { apiVersion as functionVersion, kind as functionKind } from '../../crds/function.ts';
+import { childSelector, configAnnotation, functionLabel, manager, type Manifest } from './manifests.ts';
+
+/** What is kept of an object: whose it is, which fields are ours, and how it goes. */
+export interface Child extends ClusterObject {
+  readonly kind: string;
+  /** Our own part of managedFields: it changes when somebody else takes or removes a field of ours. */
+  readonly fields: string | undefined;
+  readonly owners: readonly {
+    readonly apiVersion: string;
+    readonly kind: string;
+    readonly name: string;
+    readonly uid: string;
+  }[];
+  readonly spec: Readonly<Record<string, unknown>>;
+  readonly status: Readonly<Record<string, unknown>>;
+  /** Which ConfigMap its pods run: of a Deployment, DaemonSet, or a ReplicaSet, which is not ours but our Deployment's. */
+  readonly config: string | undefined;
+}
+
+const resources: Readonly<Record<string, Resource>> = {
+  ServiceAccount: { group: '', version: 'v1', plural: 'serviceaccounts' },
+  ConfigMap: { group: '', version: 'v1', plural: 'configmaps' },
+  Service: { group: '', version: 'v1', plural: 'services' },
+  NetworkPolicy: { group: 'networking.k8s.io', version: 'v1', plural: 'networkpolicies' },
+  Deployment: { group: 'apps', version: 'v1', plural: 'deployments' },
+  ReplicaSet: { group: 'apps', version: 'v1', plural: 'replicasets' },
+  DaemonSet: { group: 'apps', version: 'v1', plural: 'daemonsets' },
+  PodDisruptionBudget: { group: 'policy', version: 'v1', plural: 'poddisruptionbudgets' },
+  HorizontalPodAutoscaler: { group: 'autoscaling', version: 'v2', plural: 'horizontalpodautoscalers' },
+  ScaledObject: { group: 'keda.sh', version: 'v1alpha1', plural: 'scaledobjects' },
+};
+
+/** Of each spec only this is looked at again. */
+const specKept = ['replicas', 'clusterIP'] as const;
+
+/** Holds replicas between us, who do not say them any more, and the autoscaler, which has not said them yet. */
+const handoverManager = 'atoll-scaling';
+
+export interface Owner {
+  readonly key: Key;
+  readonly uid: string;
+}
+
+export interface Children {
+  /** Resolves when all kinds of Kubernetes' own were listed once. */
+  untilSynced(): Promise<void>;
+  /** Of the function, whatever Function owned them. */
+  of(key: Key): Child[];
+  keys(): Key[];
+  /** Told of each change that is not of our own making. */
+  watch(listener: (key: Key) => void): () => void;
+  /**
+   * Makes the object be as the manifest says, in the fields that the manifest has; nothing is sent when it is.
+   * Rejects with AtollError NameTaken for an object that the Function does not own, and with what the server refused.
+   */
+  apply(manifest: Manifest, owner: Owner): Promise<void>;
+  /** Also when it is gone already. What belongs to it goes with it. */
+  remove(child: Child): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface ChildrenOptions {
+  readonly cluster: Cluster;
+  readonly namespaces?: readonly string[] | undefined;
+  /** Whether ScaledObjects can be there. */
+  readonly keda: boolean;
+  readonly log: Log;
+  readonly timings?: Partial<InformerTimings> | undefined;
+}
+
+interface Applied {
+  readonly text: string;
+  readonly uid: string;
+  readonly fields: string | undefined;
+}
+
+export function openChildren({ cluster, namespaces, keda, log, timings }: ChildrenOptions): Children {
+  const listeners = new Set<(key: Key) => void>();
+  /** By function, then by kind and name. */
+  const index = new Map<string, Map<string, Child>>();
+  /** What we last applied, by `Kind namespace/name`. */
+  const applied = new Map<string, Applied>();
+
+  const informers = new Map<string, Informer<Child>>();
+  for (const [kind, resource] of Object.entries(resources)) {
+    if (kind === 'ScaledObject' && !keda) continue;
+    const informer = openInformer<Child>({
+      cluster,
+      resource,
+      namespaces,
+      labelSelector: childSelector,
+      keep: (object) => kept(kind, object),
+      log,
+      ...(timings && { timings }),
+    });
+    informer.watch((_key, before, after) => {
+      const key = note(before, after);
+      if (key) for (const listener of listeners) listener(key);
+    });
+    informers.set(kind, informer);
+  }
+
+  /** Brings the index up to date, and gives the function it was about. */
+  function note(before: Child | undefined, after: Child | undefined): Key | undefined {
+    const object = after ?? before;
+    const name = object?.metadata.labels?.[functionLabel];
+    if (!object || name === undefined) return undefined;
+    const key = { namespace: object.metadata.namespace ?? '', name };
+    const objects = index.get(keyText(key)) ?? new Map<string, Child>();
+    if (after) objects.set(idOf(after), after);
+    else objects.delete(idOf(object));
+    if (objects.size > 0) index.set(keyText(key), objects);
+    else index.delete(keyText(key));
+    return key;
+  }
+
+  function informerOf(kind: string): Informer<Child> {
+    const informer = informers.get(kind);
+    if (!informer) throw new Error(`no informer for ${kind}`);
+    return informer;
+  }
+
+  function pathOf(kind: string, namespace: string, name: string): string {
+    return resourcePath(resources[kind]!, { namespace, name });
+  }
+
+  async function read(kind: string, namespace: string, name: string): Promise<Child | undefined> {
+    try {
+      return kept(kind, await cluster.request<Child>('GET', pathOf(kind, namespace, name)));
+    } catch (error) {
+      if (error instanceof ClusterError && error.status === 404) return undefined;
+      throw error;
+    }
+  }
+
+  async function patch(manifest: object, path: string, fieldManager: string): Promise<Child> {
+    return cluster.request<Child>('PATCH', path, {
+      query: { fieldManager, force: true, fieldValidation: 'Strict' },
+      contentType: 'application/apply-patch+yaml',
+      body: manifest,
+    });
+  }
+
+  async function remove({ kind, metadata }: Child): Promise<void> {
+    const namespace = metadata.namespace ?? '';
+    try {
+      await cluster.request('DELETE', pathOf(kind, namespace, metadata.name), {
+        body: {
+          kind: 'DeleteOptions',
+          apiVersion: 'v1',
+          propagationPolicy: 'Background',
+          // One of the same name that came since is another's.
+          preconditions: { uid: metadata.uid },
+        },
+      });
+    } catch (error) {
+      if (!(error instanceof ClusterError && (error.status === 404 || error.status === 409))) throw error;
+    }
+    const informer = informerOf(kind);
+    const key = { namespace, name: metadata.name };
+    const known = informer.get(key);
+    informer.forget(key, metadata.uid);
+    if (known?.metadata.uid === metadata.uid) note(known, undefined);
+  }
+
+  return {
+    async untilSynced() {
+      // Where KEDA went away nothing of it will ever be listed.
+      const awaited = [...informers].filter(([kind]) => kind !== 'ScaledObject');
+      await Promise.all(awaited.map(([, informer]) => informer.untilSynced()));
+    },
+    of: (key) => [...(index.get(keyText(key))?.values() ?? [])],
+    keys: () =>
+      [...index.keys()].map((text) => {
+        const [namespace = '', name = ''] = text.split('/');
+        return { namespace, name };
+      }),
+    watch(listener) {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+    async apply(manifest, owner) {
+      const { kind } = manifest;
+      const { namespace, name } = manifest.metadata;
+      const id = idOf(manifest);
+      const text = JSON.stringify(manifest);
+      const before = applied.get(id);
+      const cached = informerOf(kind).get({ namespace, name });
+      if (
+        cached &&
+        before?.text === text &&
+        before.uid === cached.metadata.uid &&
+        before.fields === cached.fields &&
+        cached.metadata.deletionTimestamp === undefined
+      ) {
+        return;
+      }
+      // What is not ours has none of our labels, so no informer knows it.
+      const live = cached ?? (await read(kind, namespace, name));
+      if (live && !isOwnedBy(live, owner.uid)) {
+        if (!isLeftover(live, owner)) throw nameTaken(kind, namespace, name);
+        await remove(live);
+        throw stillGoing(kind, namespace, name);
+      }
+      if (live?.metadata.deletionTimestamp !== undefined) throw stillGoing(kind, namespace, name);
+      const path = pathOf(kind, namespace, name);
+      // What we looked at, and nothing that took its name meanwhile.
+      const identity = live ? { uid: live.metadata.uid } : {};
+      if (live && handsOverReplicas(manifest, live)) {
+        const { replicas } = live.spec;
+        const part = { metadata: { name, namespace, ...identity }, spec: { replicas } };
+        await patch({ apiVersion: manifest.apiVersion, kind, ...part }, path, handoverManager);
+      }
+      const metadata = { ...manifest.metadata, ...identity };
+      const answer = await patch({ ...manifest, metadata }, path, manager);
+      const child = kept(kind, answer);
+      informerOf(kind).learn(answer, { quiet: true });
+      note(undefined, child);
+      applied.set(id, { text, uid: child.metadata.uid, fields: child.fields });
+    },
+    remove,
+    async close() {
+      await Promise.all([...informers.values()].map((informer) => informer.close()));
+    },
+  };
+}
+
+function idOf(object: { kind: string; metadata: { namespace?: string; name: string } }): string {
+  return `${object.kind} ${object.metadata.namespace}/${object.metadata.name}`;
+}
+
+/** Also of an object that was kept before: an informer keeps what it is given to learn. */
+function kept(kind: string, object: Child): Child {
+  if (object.owners !== undefined) return object;
+  const { managedFields, ownerReferences, ...metadata } = object.metadata;
+  const ours = (managedFields as ManagedFields[] | undefined)?.find(
+    (one) => one.manager === manager && one.operation === 'Apply' && one.subresource === undefined,
+  );
+  const spec = (object.spec ?? {}) as Record<string, unknown>;
+  return {
+    kind,
+    metadata,
+    fields: ours && JSON.stringify(ours.fieldsV1),
+    owners: (ownerReferences as Child['owners'] | undefined) ?? [],
+    spec: Object.fromEntries(specKept.filter((name) => name in spec).map((name) => [name, spec[name]])),
+    status: object.status ?? {},
+    config: (spec['template'] as Template | undefined)?.metadata?.annotations?.[configAnnotation],
+  };
+}
+
+interface Template {
+  readonly metadata?: { readonly annotations?: Readonly<Record<string, string>> };
+}
+
+interface ManagedFields {
+  readonly manager: string;
+  readonly operation: string;
+  readonly subresource?: string;
+  readonly fieldsV1: unknown;
+}
+
+export const isOwnedBy = ({ owners }: Child, uid: string): boolean =>
+  owners.some((owner) => owner.uid === uid);
+
+/** Of a Function of the same name that is deleted: nobody else's, and on its way out. */
+function isLeftover({ owners }: Child, { key }: Owner): boolean {
+  const [group] = functionVersion.split('/');
+  return owners.some(
+    ({ apiVersion, kind, name }) =>
+      apiVersion.startsWith(`${group}/`) && kind === functionKind && name === key.name,
+  );
+}
+
+function nameTaken(kind: string, namespace: string, name: string): AtollError {
+  return new AtollError(
+    'NameTaken',
+    `${kind} ${namespace}/${name} exists and does not belong to this Function: delete or rename it, or give the Function another name`,
+  );
+}
+
+/** The watch tells when it is gone. */
+function stillGoing(kind: string, namespace: string, name: string): AtollError {
+  return new AtollError('Conflict', `${kind} ${namespace}/${name} of before is still being deleted`);
+}
+
+function handsOverReplicas(manifest: Manifest, live: Child): boolean {
+  const spec = (manifest['spec'] ?? {}) as object;
+  return (
+    manifest.kind === 'Deployment' &&
+    !('replicas' in spec) &&
+    live.spec['replicas'] !== undefined &&
+    live.fields?.includes('"f:replicas":') === true
+  );
+}

@@ -1,0 +1,364 @@
+/** A cluster: a Deployment or DaemonSet for each function, whose pods run a host for it alone. */
+import { setTimeout as pause } from 'node:timers/promises';
+import { kind as functionKind } from '../../crds/function.ts';
+import type { HostFunctionStatus, HostStatusLine } from '../../runtime/config.ts';
+import { AtollError, type Code } from '../../runtime/errors.ts';
+import type { Log } from '../../runtime/log.ts';
+import { ClusterError, type Cluster } from '../cluster/client.ts';
+import { openInformer, type InformerTimings } from '../cluster/informer.ts';
+import { keyText, type Key } from '../stores/store.ts';
+import type { Backend, Observation, Workload } from './backend.ts';
+import { isOwnedBy, openChildren, type Child } from './children.ts';
+import { followHostStatus } from './host-status.ts';
+import {
+  childSelector,
+  functionLabel,
+  generationAnnotation,
+  manifestsOf,
+  podSelector,
+  port,
+  type ClusterSettings,
+  type Manifests,
+} from './manifests.ts';
+import { readPodLogs } from './pod-logs.ts';
+import { podProblem, refusedPods, type Problem } from './pod-problem.ts';
+import {
+  addressOf,
+  configOf,
+  isLeaving,
+  isOutOfReach,
+  isPodReady,
+  keptPod,
+  podResource,
+  type Pod,
+} from './pods.ts';
+
+/** What is refused or in the way may change without anybody telling us: it is tried again this often. */
+const problemMs = 30_000;
+const connectFloorMs = 100;
+const connectCeilingMs = 5_000;
+
+export interface KubernetesBackendOptions {
+  readonly cluster: Cluster;
+  readonly settings: ClusterSettings;
+  /** Absent: all. */
+  readonly namespaces?: readonly string[];
+  readonly log: Log;
+  readonly timings?: Partial<InformerTimings>;
+}
+
+interface Wanted {
+  readonly workload: Workload;
+  readonly text: string;
+  readonly manifests: Manifests | undefined;
+  problem: Problem | undefined;
+}
+
+/** A pod whose host is listened to. */
+interface Host {
+  readonly address: string;
+  readonly stop: AbortController;
+  status: HostFunctionStatus | undefined;
+}
+
+export function openKubernetesBackend(options: KubernetesBackendOptions): Backend {
+  const { cluster, settings, namespaces, log, timings } = options;
+  const listeners = new Set<(key: Key) => void>();
+  const wanted = new Map<string, Wanted>();
+  const retries = new Map<string, NodeJS.Timeout>();
+  const children = openChildren({ cluster, namespaces, keda: settings.keda !== undefined, log, timings });
+  const pods = openInformer<Pod>({
+    cluster,
+    resource: podResource,
+    namespaces,
+    labelSelector: childSelector,
+    keep: keptPod,
+    log,
+    ...(timings && { timings }),
+  });
+  /** By function, then by uid. */
+  const podsOf = new Map<string, Map<string, Pod>>();
+  const hosts = new Map<string, Host>();
+  /** Where the next request of a function goes: each ready pod in turn. */
+  const turns = new Map<string, number>();
+  let closed = false;
+
+  function emit(key: Key): void {
+    for (const listener of listeners) listener(key);
+  }
+
+  children.watch(emit);
+  pods.watch((_key, before, after) => {
+    const pod = after ?? before;
+    const name = pod?.metadata.labels?.[functionLabel];
+    if (!pod || name === undefined) return;
+    const key = { namespace: pod.metadata.namespace ?? '', name };
+    const known = podsOf.get(keyText(key)) ?? new Map<string, Pod>();
+    // A StatefulSet aside nothing gives a pod's name twice, but who knows.
+    if (before && before.metadata.uid !== after?.metadata.uid) {
+      known.delete(before.metadata.uid);
+      leave(before.metadata.uid);
+    }
+    if (after) {
+      known.set(after.metadata.uid, after);
+      follow(key, after);
+    }
+    if (known.size > 0) podsOf.set(keyText(key), known);
+    else podsOf.delete(keyText(key));
+    emit(key);
+  });
+
+  // What hosts tell
+
+  function follow(key: Key, pod: Pod): void {
+    const { uid } = pod.metadata;
+    const address = addressOf(pod, port);
+    if (pod.status.phase !== 'Running' || address === undefined) return leave(uid);
+    // A pod whose sandbox was made anew has another one.
+    if (hosts.get(uid)?.address === address) return;
+    leave(uid);
+    const host: Host = { address, stop: new AbortController(), status: undefined };
+    hosts.set(uid, host);
+    const change = (status: HostFunctionStatus | undefined): void => {
+      host.status = status;
+      if (hosts.get(uid) === host) emit(key);
+    };
+    const hear = (line: HostStatusLine): void => {
+      if ('function' in line && line.function.name === key.name) change(line.function);
+    };
+    listen(address, hear, () => change(undefined), host.stop.signal).catch(() => {});
+  }
+
+  function leave(uid: string): void {
+    hosts.get(uid)?.stop.abort();
+    hosts.delete(uid);
+  }
+
+  /** Until the signal aborts: a host that ended is started again in its pod. */
+  async function listen(
+    address: string,
+    onLine: (line: HostStatusLine) => void,
+    onLost: () => void,
+    signal: AbortSignal,
+  ): Promise<void> {
+    for (let waitMs = connectFloorMs; ; waitMs = Math.min(connectCeilingMs, waitMs * 2)) {
+      const { promise: ended, resolve: onEnd } = Promise.withResolvers<void>();
+      try {
+        await followHostStatus(address, { onLine, onEnd }, signal);
+        waitMs = connectFloorMs;
+        await ended;
+        onLost();
+      } catch {
+        // Not listening yet, or not any more.
+      }
+      await pause(waitMs, undefined, { signal });
+    }
+  }
+
+  // What is wanted
+
+  function look(workload: Workload): Wanted {
+    const text = JSON.stringify(workload);
+    const before = wanted.get(keyText(workload.key));
+    if (before?.text === text) return before;
+    const made = workload.spec.package ? manifestsOf(workload, settings) : undefined;
+    const now: Wanted = {
+      workload,
+      text,
+      manifests: made && 'objects' in made ? made : undefined,
+      problem: made && 'problem' in made ? made.problem : undefined,
+    };
+    wanted.set(keyText(workload.key), now);
+    return now;
+  }
+
+  /** Applies what is wanted, then removes what of the same Function is not. */
+  async function settle({ workload, manifests }: Wanted): Promise<void> {
+    if (!manifests) return;
+    const owner = { key: workload.key, uid: workload.uid };
+    for (const manifest of manifests.objects) await children.apply(manifest, owner);
+    const names = new Set(manifests.objects.map(({ kind, metadata }) => `${kind} ${metadata.name}`));
+    for (const child of children.of(workload.key)) {
+      if (names.has(`${child.kind} ${child.metadata.name}`) || !isOwnedBy(child, workload.uid)) continue;
+      if (child.metadata.deletionTimestamp !== undefined) continue;
+      if (!isNeeded(workload.key, child)) await children.remove(child);
+    }
+  }
+
+  /** A config that an older version still runs by, or would be started again by while the new one does not get ready. */
+  function isNeeded(key: Key, { kind, metadata }: Child): boolean {
+    if (kind !== 'ConfigMap') return false;
+    if (podsNow(key).some((pod) => configOf(pod) === metadata.name)) return true;
+    return children
+      .of(key)
+      .some(
+        (child) =>
+          child.kind === 'ReplicaSet' && child.config === metadata.name && child.spec['replicas'] !== 0,
+      );
+  }
+
+  const podsNow = (key: Key): Pod[] => [...(podsOf.get(keyText(key))?.values() ?? [])];
+
+  function tryAgain(key: Key): void {
+    const text = keyText(key);
+    if (retries.has(text) || closed) return;
+    const timer = setTimeout(() => {
+      retries.delete(text);
+      emit(key);
+    }, problemMs);
+    retries.set(text, timer.unref());
+  }
+
+  // What is there
+
+  function runnerOf(key: Key): Child | undefined {
+    const runners = children.of(key).filter(({ kind }) => kind === 'Deployment' || kind === 'DaemonSet');
+    // While one takes the other's place: the one that stays.
+    const everyNode = wanted.get(keyText(key))?.workload.spec.placement?.everyNode === true;
+    const kind = everyNode ? 'DaemonSet' : 'Deployment';
+    return runners.find((one) => one.kind === kind) ?? runners[0];
+  }
+
+  function hostStatuses(key: Key, now: Wanted | undefined): HostFunctionStatus[] {
+    const config = now?.manifests?.config;
+    const found = podsNow(key).flatMap((pod) => {
+      const status = isLeaving(pod) ? undefined : hosts.get(pod.metadata.uid)?.status;
+      if (!status || (now && status.uid !== now.workload.uid)) return [];
+      const current = config !== undefined && configOf(pod) === config;
+      const generation = current ? now!.workload.generation : generationOf(key, pod);
+      return [{ ...status, generation, handler: handlerOf(status, pod) }];
+    });
+    return found.sort((a, b) => b.generation - a.generation);
+  }
+
+  /** The last generation that wanted what the pod runs. */
+  function generationOf(key: Key, pod: Pod): number {
+    const config = children
+      .of(key)
+      .find(({ kind, metadata }) => kind === 'ConfigMap' && metadata.name === configOf(pod));
+    return Number(config?.metadata.annotations?.[generationAnnotation] ?? 0);
+  }
+
+  return {
+    async ensure(workload) {
+      await Promise.all([children.untilSynced(), pods.untilSynced()]);
+      const now = look(workload);
+      if (now.manifests) {
+        const problem = await settle(now).then(
+          () => undefined,
+          (error: unknown) => problemOf(error),
+        );
+        now.problem = problem;
+      }
+      if (now.problem) tryAgain(workload.key);
+    },
+    async remove(key) {
+      await children.untilSynced();
+      const text = keyText(key);
+      wanted.delete(text);
+      turns.delete(text);
+      clearTimeout(retries.get(text));
+      retries.delete(text);
+      for (const child of children.of(key)) if (isOfFunction(child, key)) await children.remove(child);
+    },
+    async observe(key) {
+      const now = wanted.get(keyText(key));
+      const runner = runnerOf(key);
+      if (!now && !runner) return undefined;
+      const there = podsNow(key).filter((pod) => !isLeaving(pod) && pod.status.phase !== 'Failed');
+      const { config, memoryLimit = '', ignored = [] } = now?.manifests ?? {};
+      const current = podsNow(key).filter((pod) => configOf(pod) === config);
+      const problem =
+        now?.problem ??
+        podProblem(current, memoryLimit) ??
+        refusedPods((runner?.status['conditions'] ?? []) as Parameters<typeof refusedPods>[0]);
+      return {
+        replicas: there.length,
+        readyReplicas: there.filter(isPodReady).length,
+        hosts: hostStatuses(key, now),
+        selector: podSelector(key.name),
+        ...(runner && {
+          rollout: rolloutOf(runner, {
+            ready: current.filter(isPodReady).length,
+            old: there.filter((pod) => configOf(pod) !== config).length,
+            outOfReach: there.filter(isOutOfReach).length,
+          }),
+        }),
+        ...(problem && { problem }),
+        ...(ignored.length > 0 && { ignored }),
+      } satisfies Observation;
+    },
+    address(key) {
+      if (!runnerOf(key)) return undefined;
+      const ready = podsNow(key).filter((pod) => isPodReady(pod) && !isLeaving(pod));
+      if (ready.length === 0) return undefined;
+      const turn = (turns.get(keyText(key)) ?? 0) + 1;
+      turns.set(keyText(key), turn);
+      return addressOf(ready[turn % ready.length]!, port);
+    },
+    logs: (key, query) => readPodLogs({ cluster, pods: () => podsNow(key), watch: pods.watch }, query),
+    watch(listener) {
+      listeners.add(listener);
+      for (const key of children.keys()) queueMicrotask(() => listeners.has(listener) && listener(key));
+      return () => void listeners.delete(listener);
+    },
+    async close() {
+      closed = true;
+      for (const timer of retries.values()) clearTimeout(timer);
+      for (const uid of [...hosts.keys()]) leave(uid);
+      await Promise.all([children.close(), pods.close()]);
+    },
+  };
+}
+
+/** Until requests can reach it, a handler that is ready is of no use to anybody. */
+function handlerOf({ handler }: HostFunctionStatus, pod: Pod): HostFunctionStatus['handler'] {
+  if (!handler.ready || isPodReady(pod)) return handler;
+  return { ready: false, reason: 'Starting', message: 'its pod is not ready yet' };
+}
+
+const isOfFunction = ({ owners }: Child, key: Key): boolean =>
+  owners.some(({ kind, name }) => kind === functionKind && name === key.name);
+
+/**
+ * `pods`: those that are ready with the wanted config, and those with another. The runner tells of a template that
+ * changed in something else.
+ */
+function rolloutOf(
+  { kind, metadata, spec, status }: Child,
+  pods: { ready: number; old: number; outOfReach: number },
+): Observation['rollout'] {
+  const count = (value: unknown): number => (typeof value === 'number' ? value : 0);
+  const [wanted, updated, all] =
+    kind === 'Deployment'
+      ? [spec['replicas'], status['updatedReplicas'], status['replicas']]
+      : [
+          status['desiredNumberScheduled'],
+          status['updatedNumberScheduled'],
+          status['currentNumberScheduled'],
+        ];
+  // A robot that is away is no reason to call the others' function unready; a Deployment replaces such a pod.
+  const away = kind === 'DaemonSet' ? pods.outOfReach : 0;
+  const seen = count(status['observedGeneration']) >= (metadata.generation ?? 0);
+  const now = seen ? count(updated) : 0;
+  return {
+    updated: Math.min(pods.ready, now),
+    wanted: Math.max(0, count(wanted) - away),
+    old: Math.max(0, Math.max(pods.old, count(all) - now) - away),
+  };
+}
+
+/** What a change may mend. Anything else is tried again by whoever called. */
+function problemOf(error: unknown): Problem {
+  if (error instanceof AtollError && error.code === 'NameTaken') {
+    return { reason: error.code, message: error.message };
+  }
+  if (!(error instanceof ClusterError)) throw error;
+  // A quantity or number that cannot be read comes as 500 from where patches are applied.
+  const unreadable =
+    error.status === 500 && /\bunable to convert\b|\btyped patch object\b/.test(error.message);
+  if (unreadable) return { reason: 'InvalidObject', message: error.message };
+  if (![400, 403, 404, 422].includes(error.status ?? 0)) throw error;
+  const reason: Code = error.message.includes('exceeded quota') ? 'QuotaExceeded' : error.code;
+  return { reason, message: error.message };
+}

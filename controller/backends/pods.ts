@@ -1,0 +1,89 @@
+/** Pods as the API server tells of them: what is looked at, and what each says of itself. */
+import type { ClusterObject } from '../cluster/informer.ts';
+import type { Resource } from '../cluster/client.ts';
+import { configAnnotation } from './manifests.ts';
+
+export const podResource: Resource = { group: '', version: 'v1', plural: 'pods' };
+
+export interface Pod extends ClusterObject {
+  readonly spec: { readonly nodeName?: string };
+  readonly status: {
+    readonly phase?: string;
+    readonly reason?: string;
+    readonly message?: string;
+    readonly podIP?: string;
+    readonly conditions?: readonly PodCondition[];
+    readonly initContainerStatuses?: readonly ContainerStatus[];
+    readonly containerStatuses?: readonly ContainerStatus[];
+  };
+}
+
+export interface PodCondition {
+  readonly type: string;
+  readonly status: string;
+  readonly reason?: string;
+  readonly message?: string;
+}
+
+export interface ContainerStatus {
+  readonly name: string;
+  readonly restartCount: number;
+  readonly state?: ContainerState;
+  readonly lastState?: ContainerState;
+}
+
+export interface ContainerState {
+  readonly waiting?: { readonly reason?: string; readonly message?: string };
+  readonly running?: { readonly startedAt?: string };
+  readonly terminated?: {
+    readonly exitCode: number;
+    readonly reason?: string;
+    readonly message?: string;
+    readonly finishedAt?: string;
+  };
+}
+
+/** Without what nobody looks at: a pod is several KiB, and there may be thousands. */
+export function keptPod({ metadata, spec, status }: Pod): Pod {
+  const { name, namespace, uid, resourceVersion, creationTimestamp, deletionTimestamp, labels } = metadata;
+  const config = metadata.annotations?.[configAnnotation];
+  return {
+    metadata: {
+      name,
+      uid,
+      resourceVersion,
+      ...(namespace !== undefined && { namespace }),
+      ...(creationTimestamp !== undefined && { creationTimestamp }),
+      ...(deletionTimestamp !== undefined && { deletionTimestamp }),
+      ...(labels && { labels }),
+      ...(config !== undefined && { annotations: { [configAnnotation]: config } }),
+    },
+    spec: spec.nodeName === undefined ? {} : { nodeName: spec.nodeName },
+    status,
+  };
+}
+
+export const isLeaving = ({ metadata }: Pod): boolean => metadata.deletionTimestamp !== undefined;
+
+export const isPodReady = ({ status }: Pod): boolean =>
+  status.conditions?.some(({ type, status }) => type === 'Ready' && status === 'True') ?? false;
+
+/**
+ * Its node is out of reach: the control plane took back its readiness, while kubelet's last word was that all its
+ * containers are ready. It may well go on running there.
+ */
+export const isOutOfReach = ({ status }: Pod): boolean => {
+  const is = (type: string, value: string): boolean =>
+    status.conditions?.some((one) => one.type === type && one.status === value) ?? false;
+  return is('Ready', 'False') && is('ContainersReady', 'True');
+};
+
+/** Which ConfigMap it runs. */
+export const configOf = ({ metadata }: Pod): string | undefined => metadata.annotations?.[configAnnotation];
+
+/** `http://10.244.1.7:8080`, `http://[fd00::7]:8080` */
+export function addressOf({ status }: Pod, port: number): string | undefined {
+  const { podIP } = status;
+  if (podIP === undefined) return undefined;
+  return `http://${podIP.includes(':') ? `[${podIP}]` : podIP}:${port}`;
+}
