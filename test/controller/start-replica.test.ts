@@ -25,7 +25,7 @@ const log = openLog({
     },
   }),
 });
-const leaseTimings = { durationMs: 3_000, deadlineMs: 2_000, retryMs: 300 };
+const leaseTimings = { durationMs: 6_000, deadlineMs: 4_000, retryMs: 500 };
 const hello = functionsPath.replace('functions', 'namespaces/default/functions/hello');
 const functions = functionsPath.replace('functions', 'namespaces/default/functions');
 
