@@ -4,6 +4,7 @@ import { Type, type Static, type TSchema } from 'typebox';
 import { parse } from 'yaml';
 import { check, problemText } from '../crds/check.ts';
 import { AtollError } from '../runtime/errors.ts';
+import type { ClusterSettings } from './backends/manifests.ts';
 
 const strict = { additionalProperties: false } as const;
 const optional = <S extends TSchema>(schema: S) => Type.Optional(schema);
@@ -131,4 +132,26 @@ export async function readControllerConfig(file: string): Promise<ControllerConf
   const checked = check(ControllerConfigSchema, [], input);
   if (checked.ok) return checked.value as ControllerConfig;
   throw new AtollError('InvalidRequest', `${file}: ${checked.problems.map(problemText).join('; ')}`);
+}
+
+/** The part of it that pods are made from: the controller's own credentials are not in it. */
+export function settingsOf({
+  site,
+  image,
+  nats,
+  mqtt,
+  s3,
+  callers,
+  keda,
+}: ControllerConfig): ClusterSettings {
+  const forHosts = <T extends { credentialsFile?: string }>({ credentialsFile: _, ...others }: T) => others;
+  return {
+    site,
+    image,
+    callers,
+    ...(nats && { nats: forHosts(nats) }),
+    ...(mqtt && { mqtt: forHosts(mqtt) }),
+    ...(s3 && { s3 }),
+    ...(keda && { keda }),
+  };
 }

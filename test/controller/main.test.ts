@@ -1,0 +1,130 @@
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { manifest } from '../contracts/store.ts';
+import { temporaryFolder } from '../support/folder.ts';
+import { installFunctionKind } from '../support/function-kind.ts';
+import { startKubernetes, type AuditEvent, type Kubernetes } from '../support/kubernetes.ts';
+import { startProcess, type RunningProcess } from '../support/process.ts';
+import { missing } from '../support/requirement.ts';
+
+const main = join(import.meta.dirname, '../../controller/main.ts');
+
+async function run(config: unknown): Promise<RunningProcess> {
+  const file = join(await temporaryFolder(), 'config.json');
+  await writeFile(file, JSON.stringify(config));
+  // Nothing of the machine's own: a kubeconfig that it may have is none of the test's.
+  const home = await temporaryFolder();
+  return startProcess(process.execPath, [main, file], {
+    name: 'controller',
+    env: { PATH: process.env['PATH'], HOME: home },
+  });
+}
+
+test('a configuration that is wrong, and one that leads to no cluster, end it with what to do', async () => {
+  const wrong = await run({ image: 'atoll:1', leases: {} });
+  expect((await wrong.exited).code).toBe(1);
+  expect(wrong.output()).toContain('leases: is not a field here');
+  const nowhere = await run({ image: 'atoll:1', listen: { host: '127.0.0.1', port: 0 } });
+  expect((await nowhere.exited).code).toBe(1);
+  expect(nowhere.output()).toContain('set KUBECONFIG');
+  const none = await startProcess(process.execPath, [main], { name: 'controller' });
+  expect((await none.exited).code).toBe(2);
+});
+
+describe.skipIf(await missing('kubernetes', 'openssl'))('replicas in a cluster', () => {
+  let kubernetes: Kubernetes;
+  beforeAll(async () => {
+    kubernetes = await startKubernetes({
+      audit: true,
+      controllers: true,
+      users: { first: ['system:masters'], second: ['system:masters'] },
+    });
+    await installFunctionKind(kubernetes);
+  });
+
+  async function start(user: 'first' | 'second'): Promise<{ replica: RunningProcess; url: string }> {
+    const folder = await temporaryFolder();
+    await mkdir(folder, { recursive: true });
+    const kubeconfig = join(folder, 'kubeconfig');
+    await writeFile(kubeconfig, kubernetes.kubeconfig(kubernetes.tokenOf(user)), { mode: 0o600 });
+    const listen = { host: '127.0.0.1', port: 0 };
+    const replica = await run({ image: 'atoll:1', kubeconfig, listen });
+    const line = await replica.line(/"url":"/);
+    return { replica, url: (JSON.parse(line) as { url: string }).url };
+  }
+  const isWrite = ({ verb, objectRef, user }: AuditEvent): boolean =>
+    ['first', 'second'].includes(user.username) &&
+    !['get', 'list', 'watch'].includes(verb) &&
+    objectRef?.resource !== 'leases';
+
+  test('one makes what is declared, changes nothing when nothing changed, and the other goes on when it is killed', async () => {
+    const namespace = await kubernetes.namespace();
+    const path = `/apis/atoll.dev/v1alpha1/namespaces/${namespace}/functions`;
+    const deployment = `/apis/apps/v1/namespaces/${namespace}/deployments/fn-hello`;
+    const read = async <T>(at: string): Promise<T> => (await kubernetes.request('GET', at)).body as T;
+    interface Stored {
+      metadata: { generation: number; resourceVersion: string };
+      spec: { replicas: number };
+      status?: {
+        observedGeneration?: number;
+        selector?: string;
+        conditions?: { type: string; status: string }[];
+      };
+    }
+
+    const first = await start('first');
+    await first.replica.line(/this controller leads/);
+    const second = await start('second');
+    for (const { url } of [first, second]) {
+      await expect.poll(async () => (await fetch(`${url}/readyz`)).status).toBe(200);
+    }
+    const { status } = await kubernetes.request('POST', path, { body: manifest('hello', { replicas: 2 }) });
+    expect(status).toBe(201);
+    await expect.poll(async () => (await kubernetes.request('GET', deployment)).status).toBe(200);
+    await expect.poll(async () => (await read<Stored>(`${path}/hello`)).status?.observedGeneration).toBe(1);
+
+    // An autoscaler finds the pods by the selector that /scale gives.
+    const scale = await read<{ spec: { replicas: number }; status: { selector?: string } }>(
+      `${path}/hello/scale`,
+    );
+    expect(scale.spec.replicas).toBe(2);
+    const pods = `/api/v1/namespaces/${namespace}/pods?labelSelector=${encodeURIComponent(scale.status.selector ?? '')}`;
+    expect(scale.status.selector).toBeTruthy();
+    await expect.poll(async () => (await read<{ items: unknown[] }>(pods)).items.length).toBe(2);
+    await kubernetes.kubectl(['scale', 'functions/hello', '--replicas=3', '-n', namespace]);
+    await expect.poll(async () => (await read<Stored>(deployment)).spec.replicas).toBe(3);
+    await expect.poll(async () => (await read<Stored>(`${path}/hello`)).status?.observedGeneration).toBe(2);
+    expect((await kubernetes.audited()).filter(isWrite).map(({ user }) => user.username)).not.toContain(
+      'second',
+    );
+
+    // When all is told, a change that changes nothing of what is to run makes no write.
+    await expect
+      .poll(async () => {
+        const before = (await kubernetes.audited()).filter(isWrite).length;
+        await kubernetes.kubectl([
+          'label',
+          'functions/hello',
+          `n=${Date.now()}`,
+          '--overwrite',
+          '-n',
+          namespace,
+        ]);
+        await new Promise((resolve) => setTimeout(resolve, 500));
+        return (await kubernetes.audited()).filter(isWrite).length - before;
+      })
+      .toBe(0);
+
+    const killedMs = performance.now();
+    await first.replica.kill();
+    await kubernetes.kubectl(['scale', 'functions/hello', '--replicas=1', '-n', namespace]);
+    await second.replica.line(/this controller leads/);
+    expect(performance.now() - killedMs).toBeLessThan(20_000);
+    await expect.poll(async () => (await read<Stored>(deployment)).spec.replicas).toBe(1);
+    expect(await second.replica.stop()).toEqual({ code: 0, signal: null });
+    // It gave the Lease back.
+    const lease = '/apis/coordination.k8s.io/v1/namespaces/default/leases/atoll-controller';
+    expect(await read(lease)).toMatchObject({ spec: { holderIdentity: '' } });
+  }, 120_000);
+});
