@@ -87,6 +87,9 @@ export const ControllerConfigSchema = Type.Object(
         { ...strict, description: 'Where packages lie.' },
       ),
     ),
+    packages: optional(
+      text('http://host:port of the gateway, which hands packages to pods: they need no key of S3 then.'),
+    ),
     callers: Type.Array(
       Type.Object(
         {

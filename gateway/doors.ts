@@ -1,6 +1,7 @@
 /** Who may come in (CONTRACTS 7; for users: docs/reference/doors.md). Decided here, acted on in start.ts. */
 import type { IncomingHttpHeaders } from 'node:http';
 import { isIPv4 } from 'node:net';
+import { packageAudience } from '../runtime/config.ts';
 import type { Access } from './access.ts';
 import { type Keys, sameText } from './keys.ts';
 import type { Reviews } from './reviews.ts';
@@ -16,9 +17,6 @@ export type Door =
   | { readonly kind: 'trigger'; readonly auth?: 'None' | 'Key'; readonly access?: Access }
   /** A package, for the Pod of a function that runs it: with a token that is good for nothing else. */
   | { readonly kind: 'package' };
-
-/** Of the tokens that the Pods of functions get for their packages. */
-export const packageAudience = 'packages.atoll.dev';
 
 export interface RequestFacts {
   readonly method: string;

@@ -92,7 +92,19 @@ export interface PackageConfig {
   readonly handler: string;
   readonly cache: string;
   readonly s3?: S3Settings;
+  readonly relay?: PackageRelay;
 }
+
+/** Who keeps packages nearer than S3 and may read it for others: a cluster's gateway. */
+export interface PackageRelay {
+  /** `http://host:port`; a package is at /packages/<sha256>. */
+  readonly url: string;
+  /** A Kubernetes token for `packageAudience`. */
+  readonly tokenFile: string;
+}
+
+/** Of the tokens that the pods of functions get for their packages, and that are good for nothing else. */
+export const packageAudience = 'packages.atoll.dev';
 
 /** What the host tells about one function: GET /status, and one line each at a change with ?watch=true. */
 export interface HostFunctionStatus {

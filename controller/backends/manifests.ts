@@ -7,6 +7,7 @@ import type { EnvVarSpec, FunctionSpec } from '../../crds/function.ts';
 import { apiVersion, kind } from '../../crds/function.ts';
 import { memoryBytes, sourceOf } from '../../crds/values.ts';
 import {
+  packageAudience,
   stopMs,
   type FunctionConfig,
   type MqttSettings,
@@ -35,6 +36,11 @@ export interface ClusterSettings {
   readonly nats?: Omit<NatsSettings, 'credentialsFile'> & { readonly credentials?: SecretKey };
   readonly mqtt?: Omit<MqttSettings, 'credentialsFile'> & { readonly credentials?: SecretKey };
   readonly s3?: Omit<S3Settings, 'credentialsFile'> & { readonly credentials?: SecretKey };
+  /**
+   * `http://host:port` of the gateway, which hands packages to the pods that run them: no key of S3 is needed in the
+   * function's namespace, and S3 may be away when a pod starts.
+   */
+  readonly packages?: string;
   /** Pods that may call hosts: gateway, controller, and who reads metrics. Nobody else is let in. */
   readonly callers: readonly Caller[];
   /** Absent: its CustomResourceDefinitions are not there, and spec.scaling by lag or in-flight is not acted on. */
@@ -137,6 +143,8 @@ const takenPaths = [
   '/lib64',
   '/var/cache/atoll',
 ];
+/** The least that the API server gives; kubelet renews it. */
+const tokenSeconds = 600;
 const ownVolumePrefix = 'atoll-';
 const volumeTypes = [
   'configMap',
@@ -262,7 +270,7 @@ function ingressFrom(callers: readonly Caller[]): object {
  */
 function configMapOf(
   { key, uid, spec }: Workload,
-  { site, nats, mqtt, s3 }: ClusterSettings,
+  { site, nats, mqtt, s3, packages }: ClusterSettings,
 ): { name: string; data: Record<string, string> } {
   const settingsOf = <S extends { credentials?: SecretKey }>(
     { credentials, ...rest }: S,
@@ -284,6 +292,7 @@ function configMapOf(
     handler: spec.handler,
     cache: mounts.packages,
     ...(s3 && { s3: settingsOf(s3, 's3.json') }),
+    ...(packages !== undefined && { relay: { url: packages, tokenFile: `${mounts.config}/token` } }),
   };
   const data = { 'host.json': JSON.stringify(host), 'package.json': JSON.stringify(fetch) };
   const digest = createHash('sha256').update(JSON.stringify(data)).digest('hex');
@@ -507,12 +516,14 @@ function hostFiles(spec: FunctionSpec, { nats, mqtt }: ClusterSettings, config: 
   };
 }
 
-function packageFiles({ s3 }: ClusterSettings, config: string): object {
+function packageFiles({ s3, packages }: ClusterSettings, config: string): object {
+  const token = { audience: packageAudience, expirationSeconds: tokenSeconds, path: 'token' };
   return {
     defaultMode: 0o440,
     sources: [
       { configMap: { name: config, items: [{ key: 'package.json', path: 'package.json' }] } },
       ...credentialFile(s3?.credentials, 's3.json'),
+      ...(packages === undefined ? [] : [{ serviceAccountToken: token }]),
     ],
   };
 }

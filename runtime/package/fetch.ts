@@ -12,7 +12,7 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
 import type { PackageSpec } from '../../crds/function.ts';
-import type { S3Settings } from '../config.ts';
+import type { PackageRelay, S3Settings } from '../config.ts';
 import { AtollError } from '../errors.ts';
 import type { Log } from '../log.ts';
 import { inlineFile, maxPackedBytes, packageRule, packageSha256 } from './format.ts';
@@ -43,6 +43,8 @@ export interface PackagesOptions {
   readonly folder?: string;
   /** The store behind s3://; absent: none. */
   readonly s3?: S3Settings;
+  /** Asked before that store, which then is needed only while this one is away. */
+  readonly relay?: PackageRelay;
   /** What the cached packages may have together, packed; 2 GiB. */
   readonly maxBytes?: number;
   readonly log: Log;
@@ -273,7 +275,7 @@ async function download(
   signal: AbortSignal,
 ): Promise<Marker> {
   const uri = spec.uri ?? '';
-  const source = await openSource(options, uri, signal);
+  const source = await openSource(options, uri, sha256, signal);
   const hash = createHash('sha256');
   let bytes = 0;
   try {
@@ -334,9 +336,25 @@ interface Source {
   close(): void;
 }
 
-async function openSource(options: PackagesOptions, uri: string, signal: AbortSignal): Promise<Source> {
+async function openSource(
+  options: PackagesOptions,
+  uri: string,
+  sha256: string,
+  signal: AbortSignal,
+): Promise<Source> {
   const { protocol } = new URL(uri);
-  if (protocol === 's3:') return await openS3Object(options.s3, uri, signal);
+  if (protocol === 's3:') {
+    const { relay, s3, log } = options;
+    if (!relay) return await openS3Object(s3, uri, signal);
+    try {
+      return await openRelayed(relay, uri, sha256, signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      if (!s3) throw error;
+      log.warn({ source: 'platform', error: (error as Error).message }, 'asking the store itself');
+      return await openS3Object(s3, uri, signal);
+    }
+  }
   if (protocol === 'file:') return await openFile(options.folder, uri);
   if (protocol === 'https:') return await openWeb(uri, signal);
   throw new AtollError('PackageInvalid', `${uri} is not s3://, file:// or https://`);
@@ -411,7 +429,27 @@ function fileError(error: unknown, uri: string): AtollError {
   return new AtollError('PackageUnavailable', `${uri}: ${reasonOf(error)}`, { cause: error });
 }
 
-async function openWeb(uri: string, signal: AbortSignal): Promise<Source> {
+async function openRelayed(
+  { url, tokenFile }: PackageRelay,
+  uri: string,
+  sha256: string,
+  signal: AbortSignal,
+): Promise<Source> {
+  const token = await readFile(tokenFile, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    throw new AtollError('PackageForbidden', `${uri}: no token for ${url}: ${tokenFile}: ${error.code}`);
+  });
+  return await openWeb(`${uri} at ${url}`, signal, {
+    url: `${url}/packages/${sha256}`,
+    headers: { authorization: `Bearer ${token.trim()}` },
+  });
+}
+
+/** `uri` is what messages call it, and with no `asked` where it lies. Headers are shown to no other server. */
+async function openWeb(
+  uri: string,
+  signal: AbortSignal,
+  asked: { url: string; headers?: Record<string, string> } = { url: uri },
+): Promise<Source> {
   const stop = new AbortController();
   const both = AbortSignal.any([signal, stop.signal]);
   const late = () => stop.abort(new Error(`nothing came for ${webTimeoutMs / 1000} s`));
@@ -422,12 +460,13 @@ async function openWeb(uri: string, signal: AbortSignal): Promise<Source> {
     cause?: unknown,
   ) => new AtollError(code, `${uri}: ${why}`, { cause });
   try {
-    let url = new URL(uri);
+    const { headers } = asked;
+    let url = new URL(asked.url);
     for (let redirects = 0; ; redirects++) {
-      const answer = await fetch(url, { redirect: 'manual', signal: both });
+      const answer = await fetch(url, { redirect: 'manual', signal: both, ...(headers && { headers }) });
       const { status } = answer;
       const location = answer.headers.get('location');
-      if (status >= 300 && status < 400 && location !== null) {
+      if (status >= 300 && status < 400 && location !== null && !headers) {
         await answer.body?.cancel();
         url = new URL(location, url);
         if (url.protocol !== 'https:')

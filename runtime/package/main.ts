@@ -30,8 +30,8 @@ try {
   process.exit(1);
 }
 
-async function fetchPatiently({ package: spec, handler, cache, s3 }: PackageConfig): Promise<void> {
-  const packages = openPackages({ cache, ...(s3 && { s3 }), log: openLog() });
+async function fetchPatiently({ package: spec, handler, cache, s3, relay }: PackageConfig): Promise<void> {
+  const packages = openPackages({ cache, ...(s3 && { s3 }), ...(relay && { relay }), log: openLog() });
   const deadline = performance.now() + patienceMs;
   for (let waitMs = retryFloorMs; ; waitMs = Math.min(retryCeilingMs, waitMs * 2)) {
     try {

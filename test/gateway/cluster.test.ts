@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { PutObjectCommand } from '@aws-sdk/client-s3';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { openDirectoryStore } from '../../controller/stores/directory.ts';
-import { packageAudience } from '../../gateway/doors.ts';
+import { packageAudience } from '../../runtime/config.ts';
 import { openPackageCache } from '../../gateway/packages.ts';
 import { openReviews, rememberedMs, type Post } from '../../gateway/reviews.ts';
 import { type Gateway, type GatewayOptions, startGateway } from '../../gateway/start.ts';

@@ -229,6 +229,20 @@ test('the key of the package store is in the container that fetches packages, an
   expect(containers[0].volumeMounts.map(({ name }) => name)).not.toContain('atoll-fetch');
 });
 
+test('where the gateway hands out packages, the fetching container alone has a token for that and nothing else', () => {
+  const manifests = made({}, {}, { ...settings, packages: 'http://gateway.atoll:80' });
+  expect(dataOf(manifests).fetch.relay).toEqual({
+    url: 'http://gateway.atoll:80',
+    tokenFile: '/etc/atoll/token',
+  });
+  const { volumes } = templateOf(manifests).spec;
+  const withToken = volumes.filter(({ projected }) =>
+    projected?.sources.some((source) => 'serviceAccountToken' in (source as object)),
+  );
+  expect(withToken.map(({ name }) => name)).toEqual(['atoll-fetch']);
+  expect(JSON.stringify(withToken)).toContain('"audience":"packages.atoll.dev"');
+});
+
 test('only the callers reach a host, and without callers nobody', () => {
   expect(specOf(made(), 'NetworkPolicy')).toMatchObject({
     policyTypes: ['Ingress'],
@@ -374,7 +388,7 @@ test('the API server takes every object strictly, and the pods in a namespace of
   const [account] = made({}, { key }).objects;
   expect((await create(kubernetes, account!, { dryRun: false })).status).toBe(201);
   for (const [what, spec] of Object.entries(shapes)) {
-    const manifests = made(spec, { key });
+    const manifests = made(spec, { key }, { ...settings, packages: 'http://gateway.atoll:80' });
     for (const object of manifests.objects.filter(({ kind }) => kind !== 'ServiceAccount')) {
       const answer = await create(kubernetes, object);
       expect(answer, `${what}: ${object.kind} ${JSON.stringify(answer.body)}`).toMatchObject({ status: 201 });

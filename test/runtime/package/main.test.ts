@@ -1,12 +1,15 @@
 import { once } from 'node:events';
 import { chmod, chown, readFile, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
+import { createServer as createHttpServer } from 'node:http';
+import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { openS3 } from '../../../runtime/clients/s3.ts';
 import type { PackageConfig, S3Settings } from '../../../runtime/config.ts';
 import { packFiles } from '../../../runtime/package/pack.ts';
+import { closeLater } from '../../support/closing.ts';
 import { temporaryFolder } from '../../support/folder.ts';
+import { freePort } from '../../support/ports.ts';
 import { startProcess, type RunningProcess } from '../../support/process.ts';
 import { startVersitygw, type S3Server } from '../../support/s3.ts';
 import { sha256Of } from './archives.ts';
@@ -96,4 +99,28 @@ test('a store that comes back within half a minute is waited for', async () => {
   nobody.close();
   await server.restart();
   expect(await running.exited, running.output()).toEqual({ code: 0, signal: null });
+});
+
+test('what is not to be had from the relay is asked of the store, and without one the relay is told of', async () => {
+  const bytes = await packed();
+  const { s3, uri } = await s3With(bytes);
+  const tokenFile = join(await temporaryFolder(), 'token');
+  await writeFile(tokenFile, 'token');
+  const relay = { url: `http://127.0.0.1:${await freePort()}`, tokenFile };
+  const config = { package: { uri, sha256: sha256Of(bytes) }, handler: 'index.handler', relay };
+  const { running } = await fetching({ ...config, s3 });
+  expect(await running.exited, running.output()).toEqual({ code: 0, signal: null });
+
+  const server = createHttpServer((_request, response) => response.writeHead(404).end()).listen(
+    0,
+    '127.0.0.1',
+  );
+  closeLater(async () => void server.close());
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  const without = await fetching({ ...config, relay: { url: `http://127.0.0.1:${port}`, tokenFile } });
+  expect(await without.running.exited).toEqual({ code: 1, signal: null });
+  expect(without.running.stderr()).toContain(
+    `PackageNotFound: ${uri} at http://127.0.0.1:${port}: the server answered 404`,
+  );
 });
