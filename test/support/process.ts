@@ -109,7 +109,13 @@ export async function startProcess(
   const pid = child.pid as number;
 
   const signal = (which: NodeJS.Signals): void => {
-    if (running) process.kill(-pid, which);
+    if (!running) return;
+    try {
+      process.kill(-pid, which);
+    } catch (error) {
+      // It has just ended, and we are still to hear of it.
+      if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+    }
   };
   const killWithUs = (): void => signal('SIGKILL');
   killedAtExit.add(killWithUs);
