@@ -1,7 +1,7 @@
 /** A site that lives in a folder of this machine: its directory store, and the gateway of whoever runs it. */
 import { readFile } from 'node:fs/promises';
 import { isMissing } from '../controller/stores/atomic-file.ts';
-import { openDirectoryStore } from '../controller/stores/directory.ts';
+import { openLater } from '../controller/stores/later.ts';
 import { readSite, sitePaths, type SiteInfo, type SitePaths } from '../controller/stores/site.ts';
 import type { S3Settings } from '../runtime/config.ts';
 import { exitCodes } from './command.ts';
@@ -24,7 +24,10 @@ export async function openFolderSite(dir: string): Promise<FolderSite> {
   const info = await readSite(dir);
   return {
     title: `the site ${paths.dir}`,
-    store: await openDirectoryStore({ dir }),
+    store: openLater(async () => {
+      const { openDirectoryStore } = await import('../controller/stores/directory.ts');
+      return await openDirectoryStore({ dir });
+    }),
     gateway: await gatewayOf({ info, paths }),
     url: info?.url,
     async publish(built) {

@@ -78,9 +78,3 @@ async function startOf(stream: Readable): Promise<Uint8Array> {
   }
   return Buffer.concat(chunks);
 }
-
-export async function readStdin(): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
-  return Buffer.concat(chunks);
-}

@@ -1,9 +1,9 @@
 import { fstatSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { buffer } from 'node:stream/consumers';
 import { defineCommand, exitCodes } from '../command.ts';
 import { Failure, usageError } from '../failure.ts';
 import type { Invoked } from '../gateway.ts';
-import { readStdin } from '../manifests.ts';
 import { note, paint, print, printData } from '../output.ts';
 import { withProgress } from '../progress.ts';
 import { openRunningSite } from '../site.ts';
@@ -82,8 +82,8 @@ async function payloadOf(data: string | undefined): Promise<Uint8Array> {
 }
 
 async function bytesOf(data: string | undefined): Promise<Buffer> {
-  if (data === undefined) return isPipedIn() ? readStdin() : Buffer.alloc(0);
-  if (data === '@-') return readStdin();
+  if (data === undefined) return isPipedIn() ? await buffer(process.stdin) : Buffer.alloc(0);
+  if (data === '@-') return await buffer(process.stdin);
   if (!data.startsWith('@')) return Buffer.from(data);
   try {
     return await readFile(data.slice(1));

@@ -15,18 +15,11 @@ import {
 import { manifestProblemText, parseManifests } from '../../crds/manifest.ts';
 import { AtollError } from '../../runtime/errors.ts';
 import type { Log } from '../../runtime/log.ts';
+import { checked } from './checked.ts';
 import { folderMode, isMissing, writeAtomically } from './atomic-file.ts';
 import { takeLock } from './lock.ts';
 import { openSiteFolder, type SitePaths } from './site.ts';
-import {
-  checked,
-  isKey,
-  isNamespace,
-  keyText,
-  UnreadableObjectError,
-  type Key,
-  type Store,
-} from './store.ts';
+import { isKey, isNamespace, keyText, UnreadableObjectError, type Key, type Store } from './store.ts';
 
 /** A change takes milliseconds under the lock; a holder this slow hangs on its disk. */
 const lockWaitMs = 10_000;

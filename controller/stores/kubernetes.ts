@@ -20,15 +20,8 @@ import {
   type Informer,
   type InformerTimings,
 } from '../cluster/informer.ts';
-import {
-  checked,
-  InvalidObjectError,
-  isKey,
-  keyText,
-  UnreadableObjectError,
-  type Key,
-  type Store,
-} from './store.ts';
+import { checked } from './checked.ts';
+import { InvalidObjectError, isKey, keyText, UnreadableObjectError, type Key, type Store } from './store.ts';
 
 const [group, version] = apiVersion.split('/') as [string, string];
 export const functionResource = { group, version, plural: 'functions' } as const;

@@ -1,12 +1,6 @@
 /** Where desired state lives. `test/contracts/store.ts` holds every store to this. */
-import {
-  namePattern,
-  problemText,
-  validate,
-  type FunctionManifest,
-  type FunctionObject,
-  type FunctionStatus,
-} from '../../crds/function.ts';
+import type { FunctionObject, FunctionStatus } from '../../crds/function.ts';
+import { namePattern } from '../../crds/rules.ts';
 import { AtollError } from '../../runtime/errors.ts';
 
 export interface Key {
@@ -59,17 +53,6 @@ export class InvalidObjectError extends AtollError {
     super('InvalidObject', `${what} is not valid: ${problems.join('; ')}`);
     this.problems = problems;
   }
-}
-
-/** What is to be stored, defaults filled in; throws InvalidObjectError. */
-export function checked(input: unknown): FunctionManifest {
-  const verdict = validate(input);
-  if (verdict.ok) return verdict.object;
-  const called = (input as { metadata?: { name?: unknown } } | null)?.metadata?.name;
-  throw new InvalidObjectError(
-    typeof called === 'string' ? `Function "${called}"` : 'the Function',
-    verdict.problems.map(problemText),
-  );
 }
 
 /** What is stored is not a valid Function any more. What runs is left running. */
