@@ -3,6 +3,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { ControllerConfigSchema } from '../controller/config.ts';
+import { clusterRights, functionRights, leaseRights, type Rule } from '../controller/rights.ts';
 import type { Schema } from '../crds/check.ts';
 import { fieldTable } from '../crds/generate.ts';
 import { errorCodes } from '../runtime/errors.ts';
@@ -23,13 +24,32 @@ ${rows.join('\n')}
 `;
 }
 
-/** The page with its table made anew. */
+/** The page with its tables made anew. */
 export function controllerPage(page: string): string {
-  const table = fieldTable('', ControllerConfigSchema as object as Schema);
+  const tables: Record<string, string> = {
+    config: fieldTable('', ControllerConfigSchema as object as Schema),
+    rights: rightsTable(),
+  };
   return page.replace(
-    /(<!-- generated: config -->\n)[^]*?(<!-- end -->)/,
-    (_, start: string, end: string) => `${start}\n${table}\n\n${end}`,
+    /(<!-- generated: (\w+) -->\n)[^]*?(<!-- end -->)/g,
+    (_, start: string, what: string, end: string) => `${start}\n${tables[what]}\n\n${end}`,
   );
+}
+
+function rightsTable(): string {
+  const rows = (where: string, rules: readonly Rule[]): string[] =>
+    rules.map(({ apiGroups, resources, resourceNames, verbs, why }) => {
+      const what = resources.map((resource) => `\`${resource}\``).join(', ');
+      const named = resourceNames ? ` (${resourceNames.join(', ')})` : '';
+      return `| ${where} | ${apiGroups.join(', ') || 'core'} | ${what}${named} | ${verbs.join(', ')} | ${why} |`;
+    });
+  return [
+    '| where | API group | resources | verbs | for |',
+    '|---|---|---|---|---|',
+    ...rows('namespaces of Functions', functionRights),
+    ...rows("the Lease's namespace", leaseRights),
+    ...rows('the cluster', clusterRights),
+  ].join('\n');
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {

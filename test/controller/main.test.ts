@@ -1,6 +1,7 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { clusterRights, functionRights, leaseRights, type Rule } from '../../controller/rights.ts';
 import { manifest } from '../contracts/store.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { installFunctionKind } from '../support/function-kind.ts';
@@ -38,10 +39,26 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('replicas in a cluster',
     kubernetes = await startKubernetes({
       audit: true,
       controllers: true,
-      users: { first: ['system:masters'], second: ['system:masters'] },
+      users: { first: ['controllers'], second: ['controllers'] },
     });
     await installFunctionKind(kubernetes);
+    // Their rights are those that the documentation names.
+    await grant('', 'Cluster', [...functionRights, ...clusterRights]);
+    await grant('namespaces/default/', '', leaseRights);
   });
+
+  async function grant(where: string, scope: '' | 'Cluster', rules: readonly Rule[]): Promise<void> {
+    const base = `/apis/rbac.authorization.k8s.io/v1/${where}${scope.toLowerCase()}role`;
+    const metadata = { name: 'atoll-controller' };
+    const role = { metadata, rules: rules.map(({ why: _, ...rule }) => rule) };
+    const binding = {
+      metadata,
+      roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind: `${scope}Role`, name: metadata.name },
+      subjects: [{ apiGroup: 'rbac.authorization.k8s.io', kind: 'Group', name: 'controllers' }],
+    };
+    expect((await kubernetes.request('POST', `${base}s`, { body: role })).status).toBe(201);
+    expect((await kubernetes.request('POST', `${base}bindings`, { body: binding })).status).toBe(201);
+  }
 
   async function start(user: 'first' | 'second'): Promise<{ replica: RunningProcess; url: string }> {
     const folder = await temporaryFolder();
@@ -123,6 +140,10 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('replicas in a cluster',
     expect(performance.now() - killedMs).toBeLessThan(20_000);
     await expect.poll(async () => (await read<Stored>(deployment)).spec.replicas).toBe(1);
     expect(await second.replica.stop()).toEqual({ code: 0, signal: null });
+    const refused = (await kubernetes.audited())
+      .filter(({ user }) => ['first', 'second'].includes(user.username))
+      .filter(({ responseStatus }) => responseStatus?.code === 403);
+    expect(refused).toEqual([]);
     // It gave the Lease back.
     const lease = '/apis/coordination.k8s.io/v1/namespaces/default/leases/atoll-controller';
     expect(await read(lease)).toMatchObject({ spec: { holderIdentity: '' } });
