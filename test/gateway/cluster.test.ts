@@ -1,19 +1,25 @@
 /** The gateway's doors in a cluster: tokens of a real API server, its RBAC, and packages for Pods. */
 import { createHash, randomBytes } from 'node:crypto';
-import { writeFile } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { PutObjectCommand } from '@aws-sdk/client-s3';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { openDirectoryStore } from '../../controller/stores/directory.ts';
-import { packageAudience } from '../../runtime/config.ts';
 import { openPackageCache } from '../../gateway/packages.ts';
 import { openReviews, rememberedMs, type Post } from '../../gateway/reviews.ts';
 import { type Gateway, type GatewayOptions, startGateway } from '../../gateway/start.ts';
 import { openS3 } from '../../runtime/clients/s3.ts';
+import { packageAudience } from '../../runtime/config.ts';
 import { openLog } from '../../runtime/log.ts';
+import { openPackages } from '../../runtime/package/fetch.ts';
+import { packFiles } from '../../runtime/package/pack.ts';
 import { closeLater } from '../support/closing.ts';
 import { temporaryFolder } from '../support/folder.ts';
+import { functionsPath, installFunctionKind } from '../support/function-kind.ts';
 import { startKubernetes, type Kubernetes } from '../support/kubernetes.ts';
+import { freePort } from '../support/ports.ts';
+import { startProcess } from '../support/process.ts';
 import { startVersitygw, type S3Server } from '../support/s3.ts';
 import { ask } from './ask.ts';
 
@@ -180,14 +186,14 @@ describe('packages', () => {
     return (body as { status: { token: string } }).status.token;
   }
 
-  async function declare(dir: string, namespace: string, name: string): Promise<void> {
+  async function declare(dir: string, namespace: string, name: string, digest = sha256): Promise<void> {
     await (
       await openDirectoryStore({ dir, log })
     ).put({
       apiVersion: 'atoll.dev/v1alpha1',
       kind: 'Function',
       metadata: { name, namespace },
-      spec: { package: { uri: `s3://${s3.bucket}/packages/${sha256}.tgz`, sha256 } },
+      spec: { package: { uri: `s3://${s3.bucket}/packages/${digest}.tgz`, sha256: digest } },
     });
   }
 
@@ -225,6 +231,30 @@ describe('packages', () => {
     expect((await put('admin', upload(namespace), Buffer.alloc(0))).status).toBe(400);
   });
 
+  test('what fetches a package for a Pod finds it there, without a key of the store', async () => {
+    const namespace = await kubernetes.namespace();
+    const packed = await packFiles([{ path: 'index.js', data: 'exports.handler = () => 1' }]);
+    const { url, dir } = await withPackages();
+    await declare(dir, namespace, 'hello', packed.sha256);
+    const path = upload(namespace, packed.sha256);
+    const body = Buffer.from(packed.bytes);
+    expect((await ask(`${url}${path}`, { method: 'PUT', body, headers: bearer('admin') })).status).toBe(201);
+    const folder = await temporaryFolder();
+    const tokenFile = join(folder, 'token');
+    await writeFile(tokenFile, `${await podToken(namespace, 'fn-hello', packageAudience)}\n`);
+    const packages = openPackages({ cache: join(folder, 'cache'), relay: { url, tokenFile }, log });
+    const spec = { uri: `s3://anywhere/at/all.tgz`, sha256: packed.sha256 };
+    await expect
+      .poll(() => packages.fetch(spec, 'index.handler').then(({ sha256 }) => sha256))
+      .toBe(packed.sha256);
+
+    await writeFile(tokenFile, await podToken(namespace, 'fn-other', packageAudience));
+    const other = openPackages({ cache: join(folder, 'other'), relay: { url, tokenFile }, log });
+    await expect(other.fetch(spec, 'index.handler')).rejects.toMatchObject({ code: 'PackageNotFound' });
+    await rm(tokenFile);
+    await expect(other.fetch(spec, 'index.handler')).rejects.toMatchObject({ code: 'PackageForbidden' });
+  });
+
   test('a Pod gets the package of its own function, also while S3 is away, and no other', async () => {
     const [namespace, foreign] = [await kubernetes.namespace(), await kubernetes.namespace()];
     await s3
@@ -258,4 +288,38 @@ describe('packages', () => {
     await expect.poll(async () => (await get(token)).status).toBe(200);
     expect(Buffer.from(await (await get(token)).arrayBuffer())).toEqual(bytes);
   });
+});
+
+test('the program of the gateway serves what the API server has, and ends when it is told to', async () => {
+  await installFunctionKind(kubernetes);
+  const namespace = await kubernetes.namespace();
+  const folder = await temporaryFolder();
+  const config = join(folder, 'gateway.json');
+  const port = await freePort();
+  await writeFile(config, JSON.stringify({ site: 'lab', listen: { host: '127.0.0.1', port } }));
+  const main = fileURLToPath(new URL('../../gateway/main.ts', import.meta.url));
+  const program = await startProcess(process.execPath, [main, config], {
+    name: 'gateway',
+    env: { ...process.env, KUBECONFIG: kubernetes.kubeconfigFile },
+  });
+  await program.line(/"message":"listening"/);
+  const url = `http://127.0.0.1:${port}`;
+  const headers = bearer('admin');
+  const status = `${url}/atoll/v1/namespaces/${namespace}/functions/hello/status`;
+  expect((await ask(status, { headers })).status).toBe(404);
+  await kubernetes.request('POST', functionsPath.replace('functions', `namespaces/${namespace}/functions`), {
+    body: {
+      apiVersion: 'atoll.dev/v1alpha1',
+      kind: 'Function',
+      metadata: { name: 'hello' },
+      spec: { package: { inline: '1' }, triggers: [{ name: 'web', http: { path: '/hello', auth: 'None' } }] },
+    },
+  });
+  await expect.poll(async () => (await ask(status, { headers })).status).toBe(200);
+  expect((await ask(`${url}/atoll/v1/site`, { headers })).body).toBe('{"site":"lab"}');
+  // No Pod of it is ready: there is nobody who could answer, and the caller is told.
+  await expect.poll(async () => (await ask(`${url}/hello`)).status).toBe(503);
+  expect((await ask(`${url}/healthz`)).status).toBe(200);
+  program.signal('SIGTERM');
+  expect(await program.exited).toEqual({ code: 0, signal: null });
 });
