@@ -144,6 +144,7 @@ export function settingsOf({
   nats,
   mqtt,
   s3,
+  packages,
   callers,
   keda,
 }: ControllerConfig): ClusterSettings {
@@ -155,6 +156,7 @@ export function settingsOf({
     ...(nats && { nats: forHosts(nats) }),
     ...(mqtt && { mqtt: forHosts(mqtt) }),
     ...(s3 && { s3 }),
+    ...(packages !== undefined && { packages }),
     ...(keda && { keda }),
   };
 }
