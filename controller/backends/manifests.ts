@@ -112,8 +112,8 @@ export const childName = (name: string): string => `fn-${name}`;
 const MiB = 1024 ** 2;
 /** A process may exceed spec.memory by a quarter before it is killed (docs/decisions/0008). */
 const memoryHeadroom = 1.25;
-/** The host itself under load, and the successor of a process while that still ends. */
-export const hostMemoryMiB = 192;
+/** The host itself under load, and the successor of a process while that still ends (docs/reference/cluster.md). */
+export const hostMemoryMiB = 256;
 /** The host when nothing happens. */
 const idleHostMemoryMiB = 80;
 const cpuOfProcess = 100;

@@ -262,9 +262,9 @@ test('only the callers reach a host, and without callers nobody', () => {
 });
 
 test.each([
-  [{ memory: '128Mi' }, '352Mi', '208Mi'],
-  [{ memory: '256Mi', processes: 4, spareProcesses: 1 }, '1792Mi', '1104Mi'],
-  [{ memory: '100M' }, '312Mi', '176Mi'],
+  [{ memory: '128Mi' }, '416Mi', '208Mi'],
+  [{ memory: '256Mi', processes: 4, spareProcesses: 1 }, '1856Mi', '1104Mi'],
+  [{ memory: '100M' }, '376Mi', '176Mi'],
 ])('%j: the pod may have %s and asks for %s', (spec, limit, request) => {
   const manifests = made(spec);
   const { limits, requests } = templateOf(manifests).spec.containers[0].resources;
