@@ -253,6 +253,51 @@ describe.skipIf(await missingNodes())('pods on nodes', { timeout: 90_000 }, () =
     expect(unknown?.problem?.message).toContain('atoll:none');
   });
 
+  test('memory beyond the limit of the pod is told of', async () => {
+    const backend = await open();
+    const resources = { limits: { memory: '24Mi' } };
+    await backend.ensure(workload({ spec: { pod: { resources } } }));
+    const observation = await untilObserved(backend, hello, failed('OOMKilled'));
+    expect(observation?.problem?.message).toContain('more than its limit of 24Mi');
+  });
+
+  test('the logs of all replicas are one, with what a container that ended had said, and new pods are followed', async () => {
+    const backend = await open();
+    const code = `exports.handler = (event) => {
+      if (event === 'die') process.kill(process.ppid, 'SIGKILL');
+      console.log(event, require('node:os').hostname());
+    }`;
+    const replicas = (count: number): Workload =>
+      workload({ code, generation: count, spec: { replicas: count } });
+    await backend.ensure(replicas(1));
+    await untilObserved(backend, hello, isReady(1));
+    await invoke(backend, hello, 'first');
+    await invoke(backend, hello, 'die').catch(() => {});
+    await untilObserved(backend, hello, (one) => !isReady(1)(one));
+    await untilObserved(backend, hello, isReady(1));
+    const ending = new AbortController();
+    const followed = backend.logs(hello, { follow: true, signal: ending.signal })[Symbol.asyncIterator]();
+    const said = async (word: string): Promise<string> => {
+      for (;;) {
+        const { value, done } = await followed.next();
+        if (done) throw new Error('the log ended');
+        if (value.source === 'handler' && value.message.startsWith(word)) return value.message;
+      }
+    };
+    const first = await said('first');
+    await backend.ensure(replicas(2));
+    await untilObserved(backend, hello, isReady(2));
+    await Promise.all([invoke(backend, hello, 'then'), invoke(backend, hello, 'then')]);
+    const then = [await said('then'), await said('then')];
+    expect(new Set(then).size).toBe(2);
+    expect(then).toContain(first.replace('first', 'then'));
+    ending.abort();
+    const kept: string[] = [];
+    for await (const one of backend.logs(hello, {})) if (one.source === 'handler') kept.push(one.message);
+    expect(kept[0]).toBe(first);
+    expect(kept.slice(1).sort()).toEqual(then.sort());
+  });
+
   test('requests that come while replicas are replaced are all answered', async () => {
     const backend = await open();
     const answering = (answer: number, generation: number): Workload =>
