@@ -2,7 +2,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { PutObjectCommand } from '@aws-sdk/client-s3';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { openDirectoryStore } from '../../controller/stores/directory.ts';
@@ -16,10 +15,7 @@ import { openPackages } from '../../runtime/package/fetch.ts';
 import { packFiles } from '../../runtime/package/pack.ts';
 import { closeLater } from '../support/closing.ts';
 import { temporaryFolder } from '../support/folder.ts';
-import { functionsPath, installFunctionKind } from '../support/function-kind.ts';
 import { startKubernetes, type Kubernetes } from '../support/kubernetes.ts';
-import { freePort } from '../support/ports.ts';
-import { startProcess } from '../support/process.ts';
 import { startVersitygw, type S3Server } from '../support/s3.ts';
 import { ask } from './ask.ts';
 
@@ -288,38 +284,4 @@ describe('packages', () => {
     await expect.poll(async () => (await get(token)).status).toBe(200);
     expect(Buffer.from(await (await get(token)).arrayBuffer())).toEqual(bytes);
   });
-});
-
-test('the program of the gateway serves what the API server has, and ends when it is told to', async () => {
-  await installFunctionKind(kubernetes);
-  const namespace = await kubernetes.namespace();
-  const folder = await temporaryFolder();
-  const config = join(folder, 'gateway.json');
-  const port = await freePort();
-  await writeFile(config, JSON.stringify({ site: 'lab', listen: { host: '127.0.0.1', port } }));
-  const main = fileURLToPath(new URL('../../gateway/main.ts', import.meta.url));
-  const program = await startProcess(process.execPath, [main, config], {
-    name: 'gateway',
-    env: { ...process.env, KUBECONFIG: kubernetes.kubeconfigFile },
-  });
-  await program.line(/"message":"listening"/);
-  const url = `http://127.0.0.1:${port}`;
-  const headers = bearer('admin');
-  const status = `${url}/atoll/v1/namespaces/${namespace}/functions/hello/status`;
-  expect((await ask(status, { headers })).status).toBe(404);
-  await kubernetes.request('POST', functionsPath.replace('functions', `namespaces/${namespace}/functions`), {
-    body: {
-      apiVersion: 'atoll.dev/v1alpha1',
-      kind: 'Function',
-      metadata: { name: 'hello' },
-      spec: { package: { inline: '1' }, triggers: [{ name: 'web', http: { path: '/hello', auth: 'None' } }] },
-    },
-  });
-  await expect.poll(async () => (await ask(status, { headers })).status).toBe(200);
-  expect((await ask(`${url}/atoll/v1/site`, { headers })).body).toBe('{"site":"lab"}');
-  // No Pod of it is ready: there is nobody who could answer, and the caller is told.
-  await expect.poll(async () => (await ask(`${url}/hello`)).status).toBe(503);
-  expect((await ask(`${url}/healthz`)).status).toBe(200);
-  program.signal('SIGTERM');
-  expect(await program.exited).toEqual({ code: 0, signal: null });
 });
