@@ -123,7 +123,7 @@ export const ControllerConfigSchema = Type.Object(
 export type ControllerConfig = Static<typeof ControllerConfigSchema>;
 
 /** YAML or JSON. Rejects with AtollError InvalidRequest that names the file, each field, its value and what is allowed. */
-export async function readControllerConfig(file: string): Promise<ControllerConfig> {
+export async function readConfig<S extends TSchema>(schema: S, file: string): Promise<Static<S>> {
   let input: unknown;
   try {
     input = parse(await readFile(file, 'utf8'));
@@ -132,10 +132,14 @@ export async function readControllerConfig(file: string): Promise<ControllerConf
       cause: error,
     });
   }
-  const checked = check(ControllerConfigSchema, [], input);
-  if (checked.ok) return checked.value as ControllerConfig;
+  const checked = check(schema, [], input);
+  if (checked.ok) return checked.value as Static<S>;
   throw new AtollError('InvalidRequest', `${file}: ${checked.problems.map(problemText).join('; ')}`);
 }
+
+/** As `readConfig` does. */
+export const readControllerConfig = (file: string): Promise<ControllerConfig> =>
+  readConfig(ControllerConfigSchema, file);
 
 /** The part of it that pods are made from: the controller's own credentials are not in it. */
 export function settingsOf({

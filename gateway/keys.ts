@@ -37,8 +37,10 @@ export async function readKeysFile(path: string): Promise<Keys> {
     // One handle for look and read: the file that was looked at is the one that is read.
     const file = await open(path, 'r');
     try {
-      const { mode } = await file.stat();
-      if ((mode & 0o077) !== 0) {
+      const { mode, uid } = await file.stat();
+      // A Secret in a pod is root's, and readable by the group that only the pod's own processes have.
+      const others = uid === 0 && process.getuid?.() !== 0 ? 0o037 : 0o077;
+      if ((mode & others) !== 0) {
         throw new AtollError(
           'KeysRefused',
           `${path} has mode ${(mode & 0o777).toString(8)}: others may read or write it; run "chmod 600 ${path}"`,

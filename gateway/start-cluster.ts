@@ -1,0 +1,91 @@
+/** A cluster's gateway in this process: composes the real parts, and stops them in the reverse order. */
+import { openKubernetesBackend } from '../controller/backends/kubernetes.ts';
+import { openCluster } from '../controller/cluster/client.ts';
+import { openKubernetesStore } from '../controller/stores/kubernetes.ts';
+import { openNats } from '../runtime/clients/nats.ts';
+import { openS3 } from '../runtime/clients/s3.ts';
+import { openDeadLetters } from '../runtime/dead-letters.ts';
+import { openInbox } from '../runtime/inbox.ts';
+import type { Log } from '../runtime/log.ts';
+import type { GatewayConfig } from './config.ts';
+import { openPackageCache } from './packages.ts';
+import { openReviews } from './reviews.ts';
+import { startGateway } from './start.ts';
+
+/** On top of the longest timeout of a function: then open requests are cut. */
+const drainGraceMs = 5_000;
+
+export interface ClusterGateway {
+  readonly url: string;
+  /** Takes nothing new, lets open requests end, then cuts what lasts longer than any function may. */
+  stop(): Promise<void>;
+}
+
+/** Resolves when it knows the Functions and listens. Rejects with AtollError. */
+export async function startClusterGateway(config: GatewayConfig, log: Log): Promise<ClusterGateway> {
+  const stops: (() => Promise<void>)[] = [];
+  const stopAll = async (): Promise<void> => {
+    for (let stop = stops.pop(); stop !== undefined; stop = stops.pop()) await stop();
+  };
+  const { site, namespaces, nats, s3 } = config;
+  const within = namespaces && { namespaces };
+  try {
+    const cluster = await openCluster({
+      ...(config.kubeconfig !== undefined && { kubeconfig: config.kubeconfig }),
+      userAgent: 'atoll-gateway',
+    });
+    stops.push(() => cluster.close());
+    const store = openKubernetesStore({ cluster, ...within, log });
+    stops.push(() => store.close());
+    // It only looks: nothing is ensured or removed here, so what pods are made from does not matter.
+    const backend = openKubernetesBackend({
+      cluster,
+      settings: { site, image: '', callers: [] },
+      ...within,
+      log,
+    });
+    stops.push(() => backend.close());
+    const link = nats && openNats(nats, { name: `atoll ${site} gateway`, site, log });
+    if (link) stops.push(() => link.close());
+    const bucket = s3 && (await openS3(s3));
+    if (bucket) stops.push(async () => bucket.close());
+    const packages =
+      s3 &&
+      bucket &&
+      (await openPackageCache({ folder: config.packages.cache, s3: bucket, bucket: s3.bucket, log }));
+    await store.synced();
+    const gateway = await startGateway({
+      ...config.listen,
+      ...(config.keysFile !== undefined && { keysFile: config.keysFile }),
+      ...(config.tls && { tls: config.tls }),
+      ...(config.allowedOrigins && { allowedOrigins: config.allowedOrigins }),
+      // Also on loopback: in a Pod that is not one person's machine.
+      requireKeys: true,
+      reviews: openReviews((path, body) => cluster.request('POST', path, { body })),
+      site,
+      siteInfo: () => ({ site, ...(nats && { nats: { url: nats.url } }), ...(s3 && { s3: placeOf(s3) }) }),
+      store,
+      backend,
+      ...(link && {
+        inbox: openInbox(link, { site, log }),
+        deadLetters: openDeadLetters(link, { site, log }),
+      }),
+      ...(packages && { packages }),
+      log,
+    });
+    stops.push(async () => {
+      const timeouts = (await store.list().catch(() => [])).map(({ spec }) => spec.timeoutSeconds * 1000);
+      await gateway.stop(Date.now() + Math.max(0, ...timeouts) + drainGraceMs);
+    });
+    return { url: gateway.url, stop: stopAll };
+  } catch (error) {
+    await stopAll();
+    throw error;
+  }
+}
+
+const placeOf = ({ endpoint, region, bucket }: NonNullable<GatewayConfig['s3']>) => ({
+  endpoint,
+  region,
+  bucket,
+});
