@@ -218,6 +218,11 @@ export function referencePage(page: string): string {
 
 export const generated = [
   { file: new URL('./function.yaml', import.meta.url), make: () => customResourceDefinitionYaml() },
+  // Helm can read no file outside of its chart.
+  {
+    file: new URL('../charts/atoll/files/function.yaml', import.meta.url),
+    make: () => customResourceDefinitionYaml(),
+  },
   { file: new URL('../docs/reference/function.md', import.meta.url), make: referencePage },
 ];
 

@@ -13,6 +13,7 @@ const sources = [
   'examples',
   'tools',
   'images',
+  'charts',
   'test',
   'bench',
 ];

@@ -2,7 +2,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { expect, test } from 'vitest';
 import { openControllerMetrics } from '../controller/engine/metrics.ts';
-import { controllerPage, errorsPage } from '../docs/generate.ts';
+import { chartPage, controllerPage, errorsPage, gatewayPage } from '../docs/generate.ts';
 import { openMetrics } from '../runtime/metrics.ts';
 
 const root = resolve(import.meta.dirname, '..');
@@ -24,9 +24,13 @@ test('the errors page is what the table of codes makes (else: npm run generate)'
   expect(read('docs/reference/errors.md')).toBe(errorsPage());
 });
 
-test("the table of a controller's configuration is what its schema makes (else: npm run generate)", () => {
-  const page = read('docs/reference/controller.md');
-  expect(page).toBe(controllerPage(page));
+test.each([
+  ['controller', controllerPage],
+  ['gateway', gatewayPage],
+])("the table of a %s's configuration is what its schema makes (else: npm run generate)", (name, make) => {
+  const page = read(`docs/reference/${name}.md`);
+  expect(page).toContain('| `site` | string |');
+  expect(page).toBe(make(page));
 });
 
 test('every metric of a controller has its row on the metrics page, with type and labels', async () => {
@@ -34,6 +38,12 @@ test('every metric of a controller has its row on the metrics page, with type an
   for (const { name, type } of await openControllerMetrics().registry.getMetricsAsJSON()) {
     expect(page).toMatch(new RegExp(`^\\| \`${name}\` \\| ${type} \\| (outcome )?\\|`, 'm'));
   }
+});
+
+test('the page of the chart has the values of the chart (else: npm run generate)', () => {
+  const page = read('docs/reference/chart.md');
+  expect(page).toContain('| `nats.server.enabled` | `false` | One nats-server');
+  expect(page).toBe(chartPage(page, read('charts/atoll/values.yaml')));
 });
 
 test('every metric of a host has its row on the metrics page, with type and labels', async () => {

@@ -153,6 +153,20 @@ export const tools = {
       atLeast: '1.37.0',
     },
   },
+  helm: {
+    version: '4.3.2',
+    kind: 'go',
+    package: 'helm.sh/helm/v4/cmd/helm',
+    purpose: 'the chart; tests, and the plain manifest',
+    binary: 'helm',
+    usualSeconds: 300,
+    // Built with "go install" it tells two numbers of its version.
+    accepted: {
+      versionArguments: ['version', '--short'],
+      pattern: /v(\d+\.\d+(?:\.\d+)?)/,
+      atLeast: '3.16',
+    },
+  },
   containerd: {
     version: '1.6.20',
     kind: 'debian',
