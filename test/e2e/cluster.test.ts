@@ -1,0 +1,119 @@
+/** A whole cluster: kubectl, the controller's program, real nodes, NATS. Nothing of ours but what a user would install. */
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { jetstream, jetstreamManager } from '@nats-io/jetstream';
+import type { NatsConnection } from '@nats-io/transport-node';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { stringify } from 'yaml';
+import { temporaryFolder } from '../support/folder.ts';
+import { installFunctionKind } from '../support/function-kind.ts';
+import {
+  missingNodes,
+  startKubernetesWithNodes,
+  type KubernetesWithNodes,
+} from '../support/kubernetes-nodes.ts';
+import { startNats } from '../support/nats.ts';
+import { startProcess } from '../support/process.ts';
+
+const events = 300;
+const everyMs = 40;
+
+interface Done {
+  readonly n: number;
+  readonly version: number;
+  readonly pod: string;
+}
+
+describe.skipIf(await missingNodes())('a cluster', { timeout: 180_000 }, () => {
+  let kubernetes: KubernetesWithNodes;
+  let nats: NatsConnection;
+
+  beforeAll(async () => {
+    kubernetes = await startKubernetesWithNodes({ nodes: ['robot-1', 'robot-2'] });
+    await installFunctionKind(kubernetes);
+    const server = await startNats({ place: kubernetes.place });
+    nats = await server.connect();
+    const config = {
+      site: 'hub',
+      image: kubernetes.image,
+      kubeconfig: kubernetes.kubeconfigFile,
+      listen: { host: '127.0.0.1', port: 0 },
+      lease: { namespace: 'default' },
+      nats: { url: server.url },
+    };
+    const file = join(await temporaryFolder(), 'config.json');
+    await writeFile(file, JSON.stringify(config));
+    const main = join(import.meta.dirname, '../../controller/main.ts');
+    await startProcess(process.execPath, [main, file], { name: 'controller' });
+  }, 120_000);
+
+  const functionOf = (namespace: string, version: number): string =>
+    stringify({
+      apiVersion: 'atoll.dev/v1alpha1',
+      kind: 'Function',
+      metadata: { name: 'orders', namespace },
+      spec: {
+        package: {
+          inline: `exports.handler = async ({ n }) => {
+            await new Promise((resolve) => setTimeout(resolve, 50));
+            return { n, version: ${version}, pod: require('node:os').hostname() };
+          };`,
+        },
+        concurrency: 4,
+        replicas: 2,
+        triggers: [{ name: 'stream', jetstream: { stream: 'ORDERS', startAt: 'All' } }],
+        onSuccess: { nats: { subject: 'done' } },
+      },
+    });
+
+  test('runs what kubectl applies, exchanges it under load without losing or doubling an event, and leaves nothing', async () => {
+    const namespace = await kubernetes.namespace();
+    const kubectl = (...args: string[]): Promise<string> => kubernetes.kubectl([...args, '-n', namespace]);
+    const apply = (version: number): Promise<string> =>
+      kubernetes.kubectl(['apply', '-f', '-'], functionOf(namespace, version));
+    const ready = (): Promise<string> =>
+      kubectl('wait', 'fn/orders', '--for=condition=Ready', '--timeout=60s');
+    await (await jetstreamManager(nats)).streams.add({ name: 'ORDERS', subjects: ['orders'] });
+
+    const done: Done[] = [];
+    nats.subscribe('done', {
+      callback: (error, message) => {
+        if (error) throw error;
+        done.push(message.json<{ responsePayload: Done }>().responsePayload);
+      },
+    });
+    await apply(1);
+    await ready();
+    const columns = await kubectl(
+      'get',
+      'fn',
+      'orders',
+      '-o',
+      'jsonpath={.status.readyReplicas} {.status.selector}',
+    );
+    expect(columns).toBe('2 app.kubernetes.io/managed-by=atoll,atoll.dev/function=orders');
+
+    const publisher = jetstream(nats);
+    const publishing = (async () => {
+      for (let n = 0; n < events; n++) {
+        await publisher.publish('orders', JSON.stringify({ n }));
+        await new Promise((resolve) => setTimeout(resolve, everyMs));
+      }
+    })();
+    await expect.poll(() => done.length).toBeGreaterThan(20);
+    await apply(2);
+    await expect
+      .poll(() => kubectl('get', 'fn', 'orders', '-o', 'jsonpath={.status.observedGeneration}'))
+      .toBe('2');
+    await ready();
+    await publishing;
+    await expect.poll(() => new Set(done.map(({ n }) => n)).size).toBe(events);
+    expect(done.map(({ n }) => n).sort((a, b) => a - b)).toEqual(Array.from({ length: events }, (_, n) => n));
+    expect(new Set(done.map(({ version }) => version))).toEqual(new Set([1, 2]));
+    expect(new Set(done.map(({ pod }) => pod)).size).toBeGreaterThanOrEqual(4);
+
+    await kubectl('delete', 'fn', 'orders');
+    const kinds = 'pods,deployments,replicasets,services,networkpolicies,poddisruptionbudgets';
+    await expect.poll(() => kubectl('get', kinds, '-o', 'name'), { timeout: 60_000, interval: 500 }).toBe('');
+  });
+});
