@@ -5,6 +5,8 @@ import { AtollError } from '../runtime/errors.ts';
 export interface Hosts {
   /** `http://host:port` or `unix:/path`. Rejects with AtollError FunctionNotReady (never sent) or ConnectionLost. */
   request(address: string, request: HostRequest): Promise<Dispatcher.ResponseData>;
+  /** Those that connections are open to. Pods come and go with an address each: what is not used is forgotten. */
+  readonly addresses: readonly string[];
   /** Cuts what is still open. */
   close(): Promise<void>;
 }
@@ -32,11 +34,22 @@ const answerGraceMs = 10_000;
 export function openHosts(): Hosts {
   const pools = new Map<string, Pool>();
   const poolOf = (address: string): Pool => {
-    let pool = pools.get(address);
-    if (!pool) pools.set(address, (pool = openPool(address)));
+    const known = pools.get(address);
+    if (known) return known;
+    const pool = openPool(address);
+    pools.set(address, pool);
+    const forget = (): void => {
+      const { connected, pending, queued } = pool.stats;
+      if (connected + pending + queued === 0 && pools.get(address) === pool) pools.delete(address);
+    };
+    pool.on('disconnect', () => void setImmediate(forget));
+    pool.on('connectionError', () => void setImmediate(forget));
     return pool;
   };
   return {
+    get addresses() {
+      return [...pools.keys()];
+    },
     async request(address, { method, path, headers, body, signal, waitMs }) {
       try {
         return await poolOf(address).request({
