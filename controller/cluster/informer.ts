@@ -39,7 +39,10 @@ export interface InformerOptions<T extends ClusterObject> {
 export interface InformerTimings {
   /** How long a watch is asked for: from one to two times this. The server ends it, and it is resumed. */
   readonly watchMs: number;
-  /** A watch without a word for so long is dead. The server sends a bookmark a minute. */
+  /**
+   * A watch without a word for so long is dead. Default: longer than any is asked for, since of a resource that nobody
+   * changed since the API server started it sends not even bookmarks.
+   */
   readonly silentMs: number;
   /** Everything is listed anew after this long, whatever the watch told. */
   readonly relistMs: number;
@@ -47,13 +50,14 @@ export interface InformerTimings {
   readonly maxBackoffMs: number;
 }
 
-const defaults: InformerTimings = {
-  watchMs: 5 * 60_000,
-  silentMs: 90_000,
+const defaults: Omit<InformerTimings, 'silentMs'> = {
+  watchMs: 40_000,
   relistMs: 30 * 60_000,
   minBackoffMs: 200,
   maxBackoffMs: 15_000,
 };
+/** What the server may take to end a watch that is over. */
+const endingMs = 10_000;
 const pageSize = 250;
 /** A watch that lives this long works: the next failure is a first one. */
 const steadyMs = 5_000;
@@ -82,6 +86,7 @@ export function openInformer<T extends ClusterObject>(options: InformerOptions<T
   const { cluster, resource, labelSelector, log } = options;
   const { keep = (object) => object, random = Math.random } = options;
   const timings = { ...defaults, ...options.timings };
+  const { silentMs = 2 * timings.watchMs + endingMs } = timings;
   const closing = new AbortController();
   const listeners = new Set<Changed<T>>();
   const known = new Map<string, T>();
@@ -191,7 +196,7 @@ export function openInformer<T extends ClusterObject>(options: InformerOptions<T
         labelSelector,
       },
       signal: closing.signal,
-      silentMs: timings.silentMs,
+      silentMs,
     });
     for await (const line of lines) {
       if (line === '') continue;

@@ -1,5 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Writable } from 'node:stream';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { openCluster, type Cluster } from '../../../controller/cluster/client.ts';
 import {
@@ -9,6 +10,7 @@ import {
   type InformerOptions,
 } from '../../../controller/cluster/informer.ts';
 import { keyText } from '../../../controller/stores/store.ts';
+import { openLog } from '../../../runtime/log.ts';
 import { closeLater } from '../../support/closing.ts';
 import { temporaryFolder } from '../../support/folder.ts';
 import { startKubernetes, type AuditEvent, type Kubernetes } from '../../support/kubernetes.ts';
@@ -167,6 +169,36 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('an informer', () => {
     informer.watch(() => (told += 1));
     await expect.poll(async () => (await asked('watcher', 'list', namespace)).length).toBeGreaterThan(2);
     expect(told).toBe(0);
+  });
+
+  test('what never changes is followed in silence: no watch of it is taken for dead', async () => {
+    // Nobody ever made one here, so the server has nothing to send, not even a bookmark.
+    const resource = { group: 'storage.k8s.io', version: 'v1', plural: 'csistoragecapacities' };
+    const warned: string[] = [];
+    const log = openLog({
+      destination: new Writable({
+        write(line: Buffer, _encoding, done) {
+          warned.push(line.toString());
+          done();
+        },
+      }),
+    });
+    const watchMs = 500;
+    const informer = openInformer({
+      cluster: await clusterOf('watcher'),
+      resource,
+      log,
+      timings: { ...quick, watchMs, silentMs: 2 * watchMs + 2_000 },
+    });
+    closeLater(() => informer.close());
+    await informer.untilSynced();
+    const watches = async (): Promise<number> =>
+      (await kubernetes.audited()).filter(
+        ({ verb, objectRef }) => verb === 'watch' && objectRef?.resource === resource.plural,
+      ).length;
+    const before = await watches();
+    await expect.poll(watches).toBeGreaterThan(before + 3);
+    expect(warned).toEqual([]);
   });
 
   test('two replicas that the server refuses come back apart from each other, later and later', async () => {
