@@ -1,6 +1,6 @@
 /** The whole reconcile: get → gone? remove : ensure → write the status of what is observed. Waits for nothing. */
-import { AtollError } from '../../runtime/errors.ts';
-import type { Backend } from '../backends/backend.ts';
+import { AtollError, errorCodes, faultOf } from '../../runtime/errors.ts';
+import type { Backend, Observation } from '../backends/backend.ts';
 import { TerminalError, type Reconcile } from '../engine/engine.ts';
 import type { FunctionObject, FunctionStatus } from '../../crds/function.ts';
 import { UnreadableObjectError, type Store } from '../stores/store.ts';
@@ -29,11 +29,17 @@ export function reconcileFunctions({ store, backend, now = Date.now, onStatus }:
       throw new TerminalError(error.message, { cause: error });
     });
     if (!object) return backend.remove(key);
-    await backend.ensure(workloadFor(object));
+    const failure = await backend.ensure(workloadFor(object)).then(
+      () => undefined,
+      (error: unknown) => ({ error }),
+    );
+    // What is ready stays so while something fails: it runs. Anything else says what it waits for.
+    if (failure && isReady(object)) throw failure.error;
     const conflicts = object.spec.triggers.some(({ http }) => http)
       ? routesOf(await store.list()).conflicts.filter((one) => isOf(one, key))
       : [];
-    const observation = await backend.observe(key);
+    const observed = await backend.observe(key);
+    const observation = failure ? withProblem(observed, failure.error) : observed;
     const status = statusOf({ object, observation, conflicts, now: now() });
     try {
       await store.writeStatus(key, status);
@@ -43,7 +49,19 @@ export function reconcileFunctions({ store, backend, now = Date.now, onStatus }:
       return { afterMs: againMs };
     }
     onStatus?.(object, status);
+    if (failure) throw failure.error;
   };
+}
+
+function isReady({ metadata, status }: FunctionObject): boolean {
+  const ready = status?.conditions?.find(({ type }) => type === 'Ready');
+  return ready?.status === 'True' && ready.observedGeneration === metadata.generation;
+}
+
+function withProblem(observed: Observation | undefined, error: unknown): Observation {
+  const { code, message } = faultOf(error);
+  const reason = Object.hasOwn(errorCodes, code) ? code : 'Internal';
+  return { replicas: 0, readyReplicas: 0, hosts: [], ...observed, problem: { reason, message } };
 }
 
 const isOf = (one: RouteConflict, key: { namespace: string; name: string }): boolean =>
