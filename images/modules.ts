@@ -134,8 +134,11 @@ function resolve(locked: Record<string, Locked>, name: string, from: string): st
   }
 }
 
-/** Types, source maps and manuals: nothing reads them where programs only run. Licences stay. */
-const notRun = /\.(map|md|markdown|ts|mts|cts|flow)$|(^|\/)(tests?|docs?|examples?|benchmarks?|\.github)\//i;
+/**
+ * Types, source maps and manuals: nothing reads them where programs only run. Licences stay. Folders count only at the
+ * top: `dist/doc` of the package yaml is code.
+ */
+const notRun = /\.(map|md|markdown|ts|mts|cts|flow)$|^(tests?|docs?|examples?|benchmarks?|\.github)\//i;
 
 export async function packageEntries(root: string, { path }: NpmPackage, folder: string): Promise<Entry[]> {
   const entries = await readdir(join(root, path), { recursive: true, withFileTypes: true });

@@ -240,7 +240,7 @@ describe('unpacked', () => {
   test.skipIf(notRoot)(
     'controller and gateway find everything that they import',
     async () => {
-      const modules = ['/atoll/controller/start.js', '/atoll/gateway/start.js'];
+      const modules = ['/atoll/controller/start-replica.js', '/atoll/gateway/start-cluster.js'];
       const child = inRoot(
         'node',
         '-e',
