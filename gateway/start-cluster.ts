@@ -1,5 +1,5 @@
 /** A cluster's gateway in this process: composes the real parts, and stops them in the reverse order. */
-import { openKubernetesBackend } from '../controller/backends/kubernetes.ts';
+import { openPodReader } from '../controller/backends/pod-reader.ts';
 import { openCluster } from '../controller/cluster/client.ts';
 import { openKubernetesStore } from '../controller/stores/kubernetes.ts';
 import { openNats } from '../runtime/clients/nats.ts';
@@ -37,13 +37,7 @@ export async function startClusterGateway(config: GatewayConfig, log: Log): Prom
     stops.push(() => cluster.close());
     const store = openKubernetesStore({ cluster, ...within, log });
     stops.push(() => store.close());
-    // It only looks: nothing is ensured or removed here, so what pods are made from does not matter.
-    const backend = openKubernetesBackend({
-      cluster,
-      settings: { site, image: '', callers: [] },
-      ...within,
-      log,
-    });
+    const backend = openPodReader({ cluster, namespaces, log });
     stops.push(() => backend.close());
     const link = nats && openNats(nats, { name: `atoll ${site} gateway`, site, log });
     if (link) stops.push(() => link.close());
@@ -53,7 +47,7 @@ export async function startClusterGateway(config: GatewayConfig, log: Log): Prom
       s3 &&
       bucket &&
       (await openPackageCache({ folder: config.packages.cache, s3: bucket, bucket: s3.bucket, log }));
-    await store.synced();
+    await Promise.all([store.synced(), backend.synced()]);
     const gateway = await startGateway({
       ...config.listen,
       ...(config.keysFile !== undefined && { keysFile: config.keysFile }),
