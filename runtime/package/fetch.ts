@@ -350,7 +350,8 @@ async function openSource(
       return await openRelayed(relay, uri, sha256, signal);
     } catch (error) {
       signal.throwIfAborted();
-      if (!s3) throw error;
+      // What it says of a package is so; only while it says nothing the store may know more.
+      if (!s3 || !(error instanceof AtollError) || error.code !== 'PackageUnavailable') throw error;
       log.warn({ source: 'platform', error: (error as Error).message }, 'asking the store itself');
       return await openS3Object(s3, uri, signal);
     }
