@@ -337,14 +337,16 @@ function rolloutOf(
           status['updatedNumberScheduled'],
           status['currentNumberScheduled'],
         ];
-  // A robot that is away is no reason to call the others' function unready; a Deployment replaces such a pod.
-  const away = kind === 'DaemonSet' ? pods.outOfReach : 0;
+  // A robot that is away is no reason to call the others' function unready; a Deployment replaces such a pod. Once its
+  // node is tainted the DaemonSet itself no longer wants the pod there, and counts it as misscheduled.
+  const outOfReach = kind === 'DaemonSet' ? pods.outOfReach : 0;
+  const away = Math.max(0, outOfReach - count(status['numberMisscheduled']));
   const seen = count(status['observedGeneration']) >= (metadata.generation ?? 0);
   const now = seen ? count(updated) : 0;
   return {
     updated: Math.min(pods.ready, now),
     wanted: Math.max(0, count(wanted) - away),
-    old: Math.max(0, Math.max(pods.old, count(all) - now) - away),
+    old: Math.max(0, pods.old - outOfReach, count(all) - now - away),
   };
 }
 

@@ -343,6 +343,16 @@ describe.skipIf(await missingNodes())('pods on nodes', { timeout: 90_000 }, () =
         readyReplicas: 1,
         rollout: { wanted: 1, updated: 1, old: 0 },
       });
+    // The DaemonSet learns of the node's taint a moment later, and then wants one pod less by itself.
+    const misscheduled = '{.items[0].status.numberMisscheduled}';
+    await expect
+      .poll(() => kubectl(backend, 'get', 'daemonsets', '-o', `jsonpath=${misscheduled}`), {
+        timeout: 60_000,
+      })
+      .toBe('1');
+    await expect
+      .poll(async () => (await backend.observe(hello))?.rollout)
+      .toEqual({ wanted: 1, updated: 1, old: 0 });
     expect(isReady()(await backend.observe(hello))).toBe(true);
     expect((await invoke(backend, hello)).outcome).toBe('returned');
     node.heal();
