@@ -11,7 +11,7 @@ import { openDirectoryStore } from '../controller/stores/directory.ts';
 import { endMarkedProcesses } from '../controller/stores/process-marks.ts';
 import { claimSite, type SiteInfo, type SitePaths } from '../controller/stores/site.ts';
 import type { Store } from '../controller/stores/store.ts';
-import { startGateway } from '../gateway/start.ts';
+import { drainDeadline, startGateway } from '../gateway/start.ts';
 import { openNats, type NatsLink } from '../runtime/clients/nats.ts';
 import type { MqttSettings, NatsSettings, S3Settings } from '../runtime/config.ts';
 import { openDeadLetters } from '../runtime/dead-letters.ts';
@@ -28,8 +28,6 @@ const siteName = 'local';
 export const defaultPort = 8700;
 /** How long a start waits for a NATS server that is not ours. */
 const natsWaitMs = 3_000;
-/** On top of the longest timeout of a function: then open requests are cut. */
-const drainGraceMs = 5_000;
 
 export interface SiteOptions {
   readonly dir: string;
@@ -120,8 +118,7 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
     });
     const info = infoOf({ url: gateway.url, nats, mqtt, s3, broker });
     stops.push(async () => {
-      const timeouts = (await store.list().catch(() => [])).map(({ spec }) => spec.timeoutSeconds * 1000);
-      await gateway.stop(Date.now() + Math.max(0, ...timeouts) + drainGraceMs);
+      await gateway.stop(await drainDeadline(store));
     });
     await site.publish(info);
     return { info, paths, store, stop: stopAll, hurry: () => endMarkedProcesses(paths.run, log) };

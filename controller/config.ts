@@ -6,12 +6,35 @@ import { check, problemText } from '../crds/check.ts';
 import { AtollError } from '../runtime/errors.ts';
 import type { ClusterSettings } from './backends/manifests.ts';
 
-const strict = { additionalProperties: false } as const;
-const optional = <S extends TSchema>(schema: S) => Type.Optional(schema);
-const text = (description: string) => Type.String({ minLength: 1, description });
+export const strict = { additionalProperties: false } as const;
+export const optional = <S extends TSchema>(schema: S) => Type.Optional(schema);
+export const text = (description: string) => Type.String({ minLength: 1, description });
 const label = {
   pattern: '^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$',
   allowed: 'lowercase letters, digits and "-", at most 63, a letter or digit first and last',
+};
+
+/** What a program of a cluster is told of where it is. */
+export const siteSchema = Type.String({
+  ...label,
+  default: 'local',
+  description: "The site's name and JetStream domain.",
+});
+export const kubeconfigSchema = optional(
+  text('A kubeconfig file. Default: $KUBECONFIG, ~/.kube/config, else the ServiceAccount of the Pod.'),
+);
+export const namespacesSchema = optional(
+  Type.Array(Type.String(label), {
+    minItems: 1,
+    uniqueItems: true,
+    description: 'Only Functions of these namespaces. Default: of all, which needs a ClusterRole.',
+  }),
+);
+/** Where packages lie, without the way in. */
+export const bucketSchema = {
+  endpoint: text('http://host:port.'),
+  region: Type.String({ default: 'us-east-1', description: 'Region.' }),
+  bucket: text('Bucket of the packages.'),
 };
 
 /** The controller reads its own credentials from a file; hosts get theirs from a Secret, which it may not read. */
@@ -32,18 +55,10 @@ const hostPort = text('host:port.');
 
 export const ControllerConfigSchema = Type.Object(
   {
-    site: Type.String({ ...label, default: 'local', description: "The site's name and JetStream domain." }),
+    site: siteSchema,
     image: text("Atoll's image, which hosts run: with a tag other than latest, or a digest."),
-    kubeconfig: optional(
-      text('A kubeconfig file. Default: $KUBECONFIG, ~/.kube/config, else the ServiceAccount of the Pod.'),
-    ),
-    namespaces: optional(
-      Type.Array(Type.String(label), {
-        minItems: 1,
-        uniqueItems: true,
-        description: 'Only Functions of these namespaces. Default: of all, which needs a ClusterRole.',
-      }),
-    ),
+    kubeconfig: kubeconfigSchema,
+    namespaces: namespacesSchema,
     concurrency: Type.Integer({
       minimum: 1,
       maximum: 64,
@@ -79,9 +94,7 @@ export const ControllerConfigSchema = Type.Object(
     s3: optional(
       Type.Object(
         {
-          endpoint: text('http://host:port.'),
-          region: Type.String({ default: 'us-east-1', description: 'Region.' }),
-          bucket: text('Bucket of the packages.'),
+          ...bucketSchema,
           credentials: credentials.credentials,
         },
         { ...strict, description: 'Where packages lie.' },

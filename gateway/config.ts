@@ -1,28 +1,21 @@
 /** GatewayConfig: what a cluster's gateway is started with. `docs/reference/gateway.md` has the table. */
-import { Type, type Static, type TSchema } from 'typebox';
-import { readConfig } from '../controller/config.ts';
-
-const strict = { additionalProperties: false } as const;
-const optional = <S extends TSchema>(schema: S) => Type.Optional(schema);
-const text = (description: string) => Type.String({ minLength: 1, description });
-const label = {
-  pattern: '^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$',
-  allowed: 'lowercase letters, digits and "-", at most 63, a letter or digit first and last',
-};
+import { Type, type Static } from 'typebox';
+import {
+  bucketSchema,
+  kubeconfigSchema,
+  namespacesSchema,
+  optional,
+  readConfig,
+  siteSchema,
+  strict,
+  text,
+} from '../controller/config.ts';
 
 export const GatewayConfigSchema = Type.Object(
   {
-    site: Type.String({ ...label, default: 'local', description: "The site's name and JetStream domain." }),
-    kubeconfig: optional(
-      text('A kubeconfig file. Default: $KUBECONFIG, ~/.kube/config, else the ServiceAccount of the Pod.'),
-    ),
-    namespaces: optional(
-      Type.Array(Type.String(label), {
-        minItems: 1,
-        uniqueItems: true,
-        description: 'Only Functions of these namespaces. Default: of all, which needs a ClusterRole.',
-      }),
-    ),
+    site: siteSchema,
+    kubeconfig: kubeconfigSchema,
+    namespaces: namespacesSchema,
     listen: Type.Object(
       {
         host: Type.String({ default: '0.0.0.0', description: 'Address.' }),
@@ -52,9 +45,7 @@ export const GatewayConfigSchema = Type.Object(
     s3: optional(
       Type.Object(
         {
-          endpoint: text('http://host:port.'),
-          region: Type.String({ default: 'us-east-1', description: 'Region.' }),
-          bucket: text('Bucket of the packages.'),
+          ...bucketSchema,
           credentialsFile: optional(text('File of JSON with its credentials, mode 0600.')),
         },
         { ...strict, description: 'Where packages lie; absent: it neither takes nor gives any.' },

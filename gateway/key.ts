@@ -1,14 +1,9 @@
 /** A Function's key out of a URL: only what can be one gets as far as a store, which may make a file name of it. */
 import { namePattern } from '../crds/function.ts';
-import type { Key } from '../controller/stores/store.ts';
+import { isNamespace, type Key } from '../controller/stores/store.ts';
 import { AtollError } from '../runtime/errors.ts';
 
 const name = new RegExp(namePattern);
-
-/** A DNS label, as Kubernetes has it. */
-export function isNamespace(text: string): boolean {
-  return /^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/.test(text);
-}
 
 /** Throws AtollError InvalidRequest. */
 export function keyOf(params: { namespace: string; name: string }): Key {

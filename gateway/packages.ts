@@ -16,7 +16,7 @@ import type { Log } from '../runtime/log.ts';
 import { maxPackedBytes } from '../runtime/package/format.ts';
 import { bodyOf } from './body.ts';
 import type { Functions } from './functions.ts';
-import { isNamespace } from './key.ts';
+import { isNamespace } from '../controller/stores/store.ts';
 
 /** What the packages on this disk may have together. */
 const defaultMaxBytes = 2 * 1024 ** 3;

@@ -10,10 +10,7 @@ import type { Log } from '../runtime/log.ts';
 import type { GatewayConfig } from './config.ts';
 import { openPackageCache } from './packages.ts';
 import { openReviews } from './reviews.ts';
-import { startGateway } from './start.ts';
-
-/** On top of the longest timeout of a function: then open requests are cut. */
-const drainGraceMs = 5_000;
+import { drainDeadline, startGateway } from './start.ts';
 
 export interface ClusterGateway {
   readonly url: string;
@@ -47,7 +44,7 @@ export async function startClusterGateway(config: GatewayConfig, log: Log): Prom
       s3 &&
       bucket &&
       (await openPackageCache({ folder: config.packages.cache, s3: bucket, bucket: s3.bucket, log }));
-    await Promise.all([store.synced(), backend.synced()]);
+    await Promise.all([store.synced(), backend.untilSynced()]);
     const gateway = await startGateway({
       ...config.listen,
       ...(config.keysFile !== undefined && { keysFile: config.keysFile }),
@@ -68,8 +65,7 @@ export async function startClusterGateway(config: GatewayConfig, log: Log): Prom
       log,
     });
     stops.push(async () => {
-      const timeouts = (await store.list().catch(() => [])).map(({ spec }) => spec.timeoutSeconds * 1000);
-      await gateway.stop(Date.now() + Math.max(0, ...timeouts) + drainGraceMs);
+      await gateway.stop(await drainDeadline(store));
     });
     return { url: gateway.url, stop: stopAll };
   } catch (error) {

@@ -4,7 +4,7 @@ import { type AddressInfo, isIPv6 } from 'node:net';
 import fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
 import type { Backend } from '../controller/backends/backend.ts';
 import type { Store } from '../controller/stores/store.ts';
-import { maxPayloadBytes } from '../runtime/config.ts';
+import { drainGraceMs, maxPayloadBytes } from '../runtime/config.ts';
 import type { DeadLetters } from '../runtime/dead-letters.ts';
 import { AtollError } from '../runtime/errors.ts';
 import type { Inbox } from '../runtime/inbox.ts';
@@ -123,6 +123,12 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
       clearTimeout(cut);
     },
   };
+}
+
+/** For `stop`: no function of the store may run longer. ms since the epoch. */
+export async function drainDeadline(store: Pick<Store, 'list'>): Promise<number> {
+  const timeouts = (await store.list().catch(() => [])).map(({ spec }) => spec.timeoutSeconds * 1000);
+  return Date.now() + Math.max(0, ...timeouts) + drainGraceMs;
 }
 
 async function openApp(log: Log, tls: GatewayOptions['tls']): Promise<FastifyInstance> {

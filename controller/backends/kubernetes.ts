@@ -5,14 +5,13 @@ import type { HostFunctionStatus, HostStatusLine } from '../../runtime/config.ts
 import { AtollError, type Code } from '../../runtime/errors.ts';
 import type { Log } from '../../runtime/log.ts';
 import { ClusterError, type Cluster } from '../cluster/client.ts';
-import { openInformer, type InformerTimings } from '../cluster/informer.ts';
+import type { InformerTimings } from '../cluster/informer.ts';
 import { keyText, type Key } from '../stores/store.ts';
 import type { Backend, Observation, Workload } from './backend.ts';
 import { isOwnedBy, openChildren, type Child } from './children.ts';
+import { openFunctionPods } from './function-pods.ts';
 import { followHostStatus } from './host-status.ts';
 import {
-  childSelector,
-  functionLabel,
   generationAnnotation,
   manifestsOf,
   podSelector,
@@ -20,18 +19,8 @@ import {
   type ClusterSettings,
   type Manifests,
 } from './manifests.ts';
-import { readPodLogs } from './pod-logs.ts';
 import { podProblem, refusedPods, type Problem } from './pod-problem.ts';
-import {
-  addressOf,
-  configOf,
-  isLeaving,
-  isOutOfReach,
-  isPodReady,
-  keptPod,
-  podResource,
-  type Pod,
-} from './pods.ts';
+import { addressOf, configOf, isLeaving, isOutOfReach, isPodReady, type Pod } from './pods.ts';
 
 /** What is refused or in the way may change without anybody telling us: it is tried again this often. */
 const problemMs = 30_000;
@@ -67,20 +56,12 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
   const wanted = new Map<string, Wanted>();
   const retries = new Map<string, NodeJS.Timeout>();
   const children = openChildren({ cluster, namespaces, keda: settings.keda !== undefined, log, timings });
-  const pods = openInformer<Pod>({
-    cluster,
-    resource: podResource,
-    namespaces,
-    labelSelector: childSelector,
-    keep: keptPod,
-    log,
-    ...(timings && { timings }),
+  const pods = openFunctionPods({ cluster, namespaces, log, timings }, (key, before, after) => {
+    if (before && before.metadata.uid !== after?.metadata.uid) leave(before.metadata.uid);
+    if (after) follow(key, after);
+    emit(key);
   });
-  /** By function, then by uid. */
-  const podsOf = new Map<string, Map<string, Pod>>();
   const hosts = new Map<string, Host>();
-  /** Where the next request of a function goes: each ready pod in turn. */
-  const turns = new Map<string, number>();
   let closed = false;
 
   function emit(key: Key): void {
@@ -88,25 +69,6 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
   }
 
   children.watch(emit);
-  pods.watch((_key, before, after) => {
-    const pod = after ?? before;
-    const name = pod?.metadata.labels?.[functionLabel];
-    if (!pod || name === undefined) return;
-    const key = { namespace: pod.metadata.namespace ?? '', name };
-    const known = podsOf.get(keyText(key)) ?? new Map<string, Pod>();
-    // A StatefulSet aside nothing gives a pod's name twice, but who knows.
-    if (before && before.metadata.uid !== after?.metadata.uid) {
-      known.delete(before.metadata.uid);
-      leave(before.metadata.uid);
-    }
-    if (after) {
-      known.set(after.metadata.uid, after);
-      follow(key, after);
-    }
-    if (known.size > 0) podsOf.set(keyText(key), known);
-    else podsOf.delete(keyText(key));
-    emit(key);
-  });
 
   // What hosts tell
 
@@ -188,7 +150,7 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
   /** A config that an older version still runs by, or would be started again by while the new one does not get ready. */
   function isNeeded(key: Key, { kind, metadata }: Child): boolean {
     if (kind !== 'ConfigMap') return false;
-    if (podsNow(key).some((pod) => configOf(pod) === metadata.name)) return true;
+    if (pods.of(key).some((pod) => configOf(pod) === metadata.name)) return true;
     return children
       .of(key)
       .some(
@@ -196,8 +158,6 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
           child.kind === 'ReplicaSet' && child.config === metadata.name && child.spec['replicas'] !== 0,
       );
   }
-
-  const podsNow = (key: Key): Pod[] => [...(podsOf.get(keyText(key))?.values() ?? [])];
 
   function tryAgain(key: Key): void {
     const text = keyText(key);
@@ -221,7 +181,7 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
 
   function hostStatuses(key: Key, now: Wanted | undefined): HostFunctionStatus[] {
     const config = now?.manifests?.config;
-    const found = podsNow(key).flatMap((pod) => {
+    const found = pods.of(key).flatMap((pod) => {
       const status = isLeaving(pod) ? undefined : hosts.get(pod.metadata.uid)?.status;
       if (!status || (now && status.uid !== now.workload.uid)) return [];
       const current = config !== undefined && configOf(pod) === config;
@@ -256,7 +216,6 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
       await children.untilSynced();
       const text = keyText(key);
       wanted.delete(text);
-      turns.delete(text);
       clearTimeout(retries.get(text));
       retries.delete(text);
       for (const child of children.of(key)) if (isOfFunction(child, key)) await children.remove(child);
@@ -265,9 +224,9 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
       const now = wanted.get(keyText(key));
       const runner = runnerOf(key);
       if (!now && !runner) return undefined;
-      const there = podsNow(key).filter((pod) => !isLeaving(pod) && pod.status.phase !== 'Failed');
+      const there = pods.of(key).filter((pod) => !isLeaving(pod) && pod.status.phase !== 'Failed');
       const { config, memoryLimit = '', ignored = [] } = now?.manifests ?? {};
-      const current = podsNow(key).filter((pod) => configOf(pod) === config);
+      const current = pods.of(key).filter((pod) => configOf(pod) === config);
       const problem =
         now?.problem ??
         podProblem(current, memoryLimit) ??
@@ -288,15 +247,8 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
         ...(ignored.length > 0 && { ignored }),
       } satisfies Observation;
     },
-    address(key) {
-      if (!runnerOf(key)) return undefined;
-      const ready = podsNow(key).filter((pod) => isPodReady(pod) && !isLeaving(pod));
-      if (ready.length === 0) return undefined;
-      const turn = (turns.get(keyText(key)) ?? 0) + 1;
-      turns.set(keyText(key), turn);
-      return addressOf(ready[turn % ready.length]!, port);
-    },
-    logs: (key, query) => readPodLogs({ cluster, pods: () => podsNow(key), watch: pods.watch }, query),
+    address: (key) => (runnerOf(key) ? pods.address(key) : undefined),
+    logs: pods.logs,
     watch(listener) {
       listeners.add(listener);
       for (const key of children.keys()) queueMicrotask(() => listeners.has(listener) && listener(key));

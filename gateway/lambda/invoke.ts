@@ -6,7 +6,7 @@
 import { randomUUID } from 'node:crypto';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { maxPayloadBytes } from '../../runtime/config.ts';
-import { isNamespace } from '../key.ts';
+import { isNamespace } from '../../controller/stores/store.ts';
 import { type Invocations, payloadOf, payloadProblem, traceIdOf } from '../invocation.ts';
 import { LambdaError } from './errors.ts';
 import { functionNameOf, latest, notFound } from './function-name.ts';
