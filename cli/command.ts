@@ -87,6 +87,8 @@ export interface Command<P extends Positionals = Positionals, O extends OptionTa
   readonly examples: readonly (readonly [string, string])[];
   /** Paragraphs below the summary. */
   readonly description?: string;
+  /** It asks no site for Functions, so nobody has to find out which namespace the cluster's context names. */
+  readonly namespaced?: false;
   run(args: Arguments<P, O>): Promise<ExitCode | void>;
 }
 

@@ -88,6 +88,15 @@ export async function openRunningSite(where: Where): Promise<RunningSite> {
   throw new Failure(exitCodes.site, `${title} does not run`, { code: 'SiteNotRunning' });
 }
 
+/** Throws SiteNotRunning: who waits for an answer would wait in vain. */
+export function mustAnswer({ gateway, title }: Site): void {
+  if (gateway !== undefined) return;
+  throw new Failure(exitCodes.site, `${title} does not run, so nothing would answer`, {
+    code: 'SiteNotRunning',
+    advice: 'Start it with "faas up"; or leave the change for its next start with --no-wait.',
+  });
+}
+
 /** Of commands that were given none: a cluster's context may name one. */
 export async function defaultNamespace(where: Where): Promise<string> {
   const choice = choose(where, process.env);

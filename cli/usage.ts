@@ -50,7 +50,8 @@ export async function parse(
   if (many !== undefined) args[many] = [...((args[many] as string[] | undefined) ?? []), ...literal];
   else if (literal.length > 0) throw usageError(`unexpected argument "${literal[0]}"`, advice);
   // Which site is meant, and whether it can be reached, is the command's to find out, if it needs one at all.
-  args['namespace'] ??= await defaultNamespace(args as Where).catch(() => 'default');
+  args['namespace'] ??=
+    command.namespaced === false ? 'default' : await defaultNamespace(args as Where).catch(() => 'default');
   return args as unknown as Parameters<Command['run']>[0];
 }
 

@@ -8,7 +8,7 @@ import { readManifests, type Manifest } from '../manifests.ts';
 import { note, paint, print, printData, shortDigest } from '../output.ts';
 import { withProgress, type Progress } from '../progress.ts';
 import { waitUntilReady } from '../rollout.ts';
-import { openSite, type Site } from '../site.ts';
+import { mustAnswer, openSite, type Site } from '../site.ts';
 import { createMissingStreams } from '../streams.ts';
 import { triggerText } from '../trigger-text.ts';
 
@@ -56,12 +56,7 @@ export const command = defineCommand({
       ? await openSite({ site: dir, context }).catch(() => undefined)
       : await openSite({ site: dir, context });
     if (site === undefined) return await dryBuild(manifests, source);
-    if (wait && !dryRun && site.gateway === undefined) {
-      throw new Failure(exitCodes.site, `${site.title} does not run, so nothing would answer`, {
-        code: 'SiteNotRunning',
-        advice: 'Start it with "faas up"; or leave the change for its next start with --no-wait.',
-      });
-    }
+    if (wait && !dryRun) mustAnswer(site);
     const quiet = output === 'json' || output === 'yaml';
     const results: Deployed[] = [];
     for (const manifest of manifests) {

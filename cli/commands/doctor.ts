@@ -20,6 +20,7 @@ import { gatewayOf } from '../folder-site.ts';
 import { version } from '../version.ts';
 
 export const command = defineCommand({
+  namespaced: false,
   positionals: {},
   options: {},
   description:

@@ -11,6 +11,7 @@ import { packageRoot } from '../version.ts';
 const triggers = ['nats', 'jetstream', 'mqtt', 'http', 'schedule'] as const;
 
 export const command = defineCommand({
+  namespaced: false,
   positionals: {
     name: { type: 'string', describe: 'The function, and the folder it is put into', required: true },
   },

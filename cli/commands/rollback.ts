@@ -4,7 +4,7 @@ import { Failure, usageError } from '../failure.ts';
 import { print, printData, shortDigest } from '../output.ts';
 import { withProgress } from '../progress.ts';
 import { waitUntilReady } from '../rollout.ts';
-import { existing, openSite } from '../site.ts';
+import { existing, mustAnswer, openSite } from '../site.ts';
 
 const defaultTimeoutSeconds = 60;
 /** Fewer digits are rather a slip than a name. */
@@ -52,12 +52,7 @@ export const command = defineCommand({
         advice: 'Deploy that code again with "faas deploy".',
       });
     }
-    if (wait && site.gateway === undefined) {
-      throw new Failure(exitCodes.site, `${site.title} does not run, so nothing would answer`, {
-        code: 'SiteNotRunning',
-        advice: 'Start it with "faas up"; or leave the change for its next start with --no-wait.',
-      });
-    }
+    if (wait) mustAnswer(site);
     const after = await store.put({ ...before, spec: { ...before.spec, package: { uri, sha256 } } });
     const { generation } = after.metadata;
     if (wait) {

@@ -25,6 +25,7 @@ const tlsOptions = <S extends 'nats' | 'mqtt'>(server: S, scheme: string) =>
   }) as Record<`${S}-${'ca' | 'cert' | 'key'}`, { type: 'string'; value: string; describe: string }>;
 
 export const command = defineCommand({
+  namespaced: false,
   positionals: {},
   options: {
     dir: {

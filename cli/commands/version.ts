@@ -3,6 +3,7 @@ import { print, printData } from '../output.ts';
 import { version } from '../version.ts';
 
 export const command = defineCommand({
+  namespaced: false,
   positionals: {},
   options: {},
   examples: [
