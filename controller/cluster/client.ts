@@ -282,7 +282,8 @@ export async function openCluster(options: ClusterOptions = {}): Promise<Cluster
     async exchange(method, path, { headers, body, signal }) {
       try {
         const used = await connect();
-        return await used.pool.request({
+        const pool = mayWrite && method !== 'GET' ? asking(used.pool, mayWrite) : used.pool;
+        return await pool.request({
           origin: origin.origin,
           method: method as Dispatcher.HttpMethod,
           path: `${prefix}${path}`,

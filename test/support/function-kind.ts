@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { parse } from 'yaml';
+import { closeLater } from './closing.ts';
 import type { Kubernetes } from './kubernetes.ts';
 
 export const functionsPath = '/apis/atoll.dev/v1alpha1/functions';
@@ -20,6 +21,36 @@ export async function deleteFunctions(kubernetes: Kubernetes): Promise<void> {
     const path = functionsPath.replace('functions', `namespaces/${namespace}/functions`);
     const { status } = await kubernetes.request('DELETE', path);
     if (status !== 200) throw new Error(`the Functions of ${namespace} were not deleted: HTTP ${status}`);
+  }
+}
+
+/**
+ * Stores a handler that the definition does not allow: its rule is taken away for the rest of the test, as if it were
+ * newer than the object.
+ */
+export async function makeUnreadable(kubernetes: Kubernetes, path: string): Promise<void> {
+  const definition = `${definitions}/functions.atoll.dev`;
+  const at =
+    '/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/handler/x-kubernetes-validations';
+  const { body } = await kubernetes.request('GET', definition);
+  const rules = at
+    .slice(1)
+    .split('/')
+    .reduce<unknown>((node, step) => (node as Record<string, unknown>)[step], body);
+  const patch = (op: object): Promise<unknown> =>
+    kubernetes.request('PATCH', definition, { body: [op], contentType: 'application/json-patch+json' });
+  await patch({ op: 'remove', path: at });
+  closeLater(async () => void (await patch({ op: 'add', path: at, value: rules })));
+  const deadline = Date.now() + 30_000;
+  for (;;) {
+    const { status } = await kubernetes.request('PATCH', path, {
+      body: { spec: { handler: 'nothing' } },
+      contentType: 'application/merge-patch+json',
+    });
+    if (status === 200) return;
+    if (Date.now() > deadline)
+      throw new Error(`a wrong handler was still refused 30 s later: HTTP ${status}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
 

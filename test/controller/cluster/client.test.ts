@@ -200,11 +200,19 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('with a real API server'
     });
     await kubernetes.apiserver.pause();
     const post = failure(guarded.request('POST', configMaps, { body: configMap('late') }));
+    const exchange = failure(
+      guarded.exchange('POST', configMaps, {
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify(configMap('late')),
+      }),
+    );
     // It waits for the server to greet it.
-    await expect.poll(() => wire.connections).toBe(1);
+    await expect.poll(() => wire.connections).toBe(2);
     may = false;
     kubernetes.apiserver.resume();
     expect(await post).toMatchObject({ code: 'LeaseLost', message: 'not any more' });
+    expect(await exchange).toMatchObject({ code: 'LeaseLost', message: 'not any more' });
+    expect((await guarded.exchange('GET', configMaps, {})).statusCode).toBe(200);
     expect((await guarded.request<{ items: unknown[] }>('GET', configMaps)).items).toBeDefined();
     const writes = (await kubernetes.audited()).filter(
       ({ verb, objectRef }) => verb === 'create' && objectRef?.name === 'late',
