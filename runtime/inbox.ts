@@ -1,6 +1,6 @@
 /** Into JetStream and out again: for sources that cannot redeliver (MQTT QoS 1 and 2, schedule, async invoke). */
 import { JetStreamApiError, jetstream } from '@nats-io/jetstream';
-import type { PubAck } from '@nats-io/jetstream';
+import type { JetStreamClient, PubAck } from '@nats-io/jetstream';
 import { headers as newHeaders } from '@nats-io/nats-core';
 import type { MsgHdrs, NatsConnection } from '@nats-io/nats-core';
 import type { Encoding } from '../crds/function.ts';
@@ -46,6 +46,7 @@ export function openInbox(link: NatsLink, options: { site: string; log: Log }): 
   const listeners = new Set<(ready: boolean) => void>();
   let ready = false;
   let ensuring: Promise<void> | undefined;
+  let client: { nc: NatsConnection; js: JetStreamClient } | undefined;
 
   function change(next: boolean): void {
     if (next === ready) return;
@@ -87,7 +88,8 @@ export function openInbox(link: NatsLink, options: { site: string; log: Log }): 
     if (size > limit || headers.bytes > maxHeaderBytes) {
       throw new AtollError('TooLarge', `event ${event.id} has ${size} bytes with its headers; ${limit} fit`);
     }
-    return jetstream(nc).publish(subject, event.data, {
+    if (client?.nc !== nc) client = { nc, js: jetstream(nc) };
+    return client.js.publish(subject, event.data, {
       msgID: id,
       headers: headers.value,
       timeout: putTimeoutMs,

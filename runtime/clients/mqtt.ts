@@ -8,6 +8,7 @@ import type { IClientOptions, IPublishPacket, MqttClient, Packet } from 'mqtt';
 import type { MqttSettings } from '../config.ts';
 import { AtollError, type Code } from '../errors.ts';
 import type { Log } from '../log.ts';
+import { Acknowledgements, Repeats } from './mqtt-acknowledgements.ts';
 import { readTlsFiles } from './tls-files.ts';
 
 export type QoS = 0 | 1 | 2;
@@ -46,8 +47,10 @@ export interface MqttOptions {
   /** Runs after each connect. When it rejects the connection is dropped and tried again with backoff. */
   prepare?(connection: MqttConnection): Promise<void>;
   /**
-   * One message at a time, in order. Resolved: it is acknowledged (PUBACK; for QoS 2 PUBREC). Rejected: the
-   * connection is dropped without an acknowledgement, so that the broker keeps this message and queues the rest.
+   * Called in order, with QoS 0 and 1 also while earlier messages are still being taken. Resolved: the message is
+   * acknowledged (PUBACK, after those before it; for QoS 2 PUBREC). Rejected: the connection is dropped without an
+   * acknowledgement, so that the broker keeps this message and queues the rest; what came behind it and was taken is
+   * not taken again while this process lives.
    */
   take?(message: MqttMessage): Promise<void>;
 }
@@ -66,7 +69,7 @@ export interface MqttLink {
   onState(listener: (state: MqttState) => void): () => void;
   /** Resolves when it is written (QoS 0) or acknowledged. Rejects with MqttUnavailable: nothing is queued here. */
   publish(topic: string, data: Uint8Array, options?: PublishOptions): Promise<void>;
-  /** Waits for the message being taken and acknowledges it, then DISCONNECT; a persistent session stays. */
+  /** Waits for the messages being taken and acknowledges them, then DISCONNECT; a persistent session stays. */
   close(): Promise<void>;
 }
 
@@ -83,7 +86,7 @@ const connectTimeoutMs = 10_000;
 const backoffMs = { min: 250, max: 10_000 };
 /** A connection that lived this long was a good one: the next failure starts at the smallest backoff again. */
 const steadyMs = 10_000;
-/** How long close() waits for the message being taken, and for the broker to hang up. */
+/** How long close() waits for the messages being taken, and for the broker to hang up. */
 const closeMs = 3_000;
 /** MQTT 5: 3.1.2.11.2, never. */
 const sessionNeverExpires = 0xffffffff;
@@ -101,7 +104,7 @@ export function openMqttLink(settings: MqttSettings, options: MqttOptions): Mqtt
   const address = addressOf(settings.url);
   const listeners = new Set<(state: MqttState) => void>();
   const closing = new AbortController();
-  const received = new ReceivedStore();
+  const memory = { received: new ReceivedStore(), repeats: new Repeats() };
   let state: MqttState = { connected: false, reason: 'Connecting', message: `connecting to ${address}` };
   let session: Session | undefined;
 
@@ -119,7 +122,7 @@ export function openMqttLink(settings: MqttSettings, options: MqttOptions): Mqtt
       let fault: AtollError;
       try {
         await options.arrange?.();
-        session = await openNewest(settings, options, received, closing.signal);
+        session = await openNewest(settings, options, memory, closing.signal);
         if (closing.signal.aborted) return await session.end();
         await options.prepare?.(session);
         readyAt = performance.now();
@@ -173,8 +176,15 @@ export async function forgetMqtt(
   version: MqttVersion = 4,
 ): Promise<void> {
   const options = { clientId, version, session: 'clean' } as const;
-  const session = await openSession(settings, options, new ReceivedStore(), new AbortController().signal);
+  const memory = { received: new ReceivedStore(), repeats: new Repeats() };
+  const session = await openSession(settings, options, memory, new AbortController().signal);
   await session.end();
+}
+
+/** What this process knows of a session beyond one connection. */
+interface SessionMemory {
+  readonly received: ReceivedStore;
+  readonly repeats: Repeats;
 }
 
 interface Session extends MqttConnection {
@@ -191,16 +201,16 @@ interface Session extends MqttConnection {
 async function openNewest(
   settings: MqttSettings,
   options: MqttOptions,
-  received: ReceivedStore,
+  memory: SessionMemory,
   signal: AbortSignal,
 ): Promise<Session> {
   const { version = 4 } = options;
-  if (version !== 'newest') return await openSession(settings, { ...options, version }, received, signal);
+  if (version !== 'newest') return await openSession(settings, { ...options, version }, memory, signal);
   try {
-    return await openSession(settings, { ...options, version: 5 }, received, signal);
+    return await openSession(settings, { ...options, version: 5 }, memory, signal);
   } catch (error) {
     if (!(error instanceof WrongVersion)) throw error;
-    return await openSession(settings, { ...options, version: 4 }, received, signal);
+    return await openSession(settings, { ...options, version: 4 }, memory, signal);
   }
 }
 
@@ -217,7 +227,7 @@ class WrongVersion extends AtollError {
 async function openSession(
   settings: MqttSettings,
   options: Pick<MqttOptions, 'clientId' | 'session' | 'keepaliveSeconds' | 'take'> & { version: MqttVersion },
-  received: ReceivedStore,
+  memory: SessionMemory,
   signal: AbortSignal,
 ): Promise<Session> {
   const address = addressOf(settings.url);
@@ -233,25 +243,34 @@ async function openSession(
   const lost = Promise.withResolvers<AtollError>();
   let lastError: unknown;
   let ending = false;
-  let taking: Promise<void> = Promise.resolve();
+  /** Of QoS 2. */
+  let receiving: Promise<void> = Promise.resolve();
+  const { received, repeats } = memory;
+  const acknowledgements = new Acknowledgements(repeats, (bytes) => void client.stream.write(bytes));
+
+  const take = (packet: IPublishPacket): Promise<void> =>
+    options.take?.(messageOf(packet)) ?? Promise.resolve();
 
   /** Settles only when the message may be acknowledged; otherwise the connection ends without. */
-  function take(packet: IPublishPacket): Promise<void> {
-    if (ending) return never;
-    const taken = options.take?.(messageOf(packet)) ?? Promise.resolve();
-    taking = taken.catch(() => {});
-    return taken.catch((error: unknown) => {
+  const orFail = (taken: Promise<void>): Promise<void> =>
+    taken.catch((error: unknown) => {
       fail(error);
       return never;
     });
-  }
 
   function fail(error: unknown): void {
+    acknowledgements.flush();
+    acknowledgements.end();
     lost.resolve(faultOf(error, address, version));
     client.end(true);
   }
 
-  received.take = take;
+  received.take = (packet) => {
+    if (ending) return never;
+    const taken = take(packet);
+    receiving = taken.catch(() => {});
+    return orFail(taken);
+  };
   const connectOptions: IClientOptions = {
     clientId: options.clientId,
     protocolVersion: version,
@@ -273,16 +292,21 @@ async function openSession(
   } catch (error) {
     throw faultOf(error, address, version);
   }
-  // mqtt.js sends the PUBACK when this calls back. A QoS 2 message comes here with its PUBREL: it was taken before.
+  // Called back without an error, mqtt.js sends the PUBACK and goes on; with one it only goes on.
   client.handleMessage = (packet, callback) => {
-    if (packet.qos === 2) callback();
-    else void take(packet).then(() => callback());
+    // It comes here with its PUBREL: it was taken before.
+    if (packet.qos === 2) return callback();
+    if (ending) return;
+    const taken = packet.qos === 0 ? take(packet) : repeats.take(packet, take);
+    acknowledgements.add(packet, orFail(taken));
+    acknowledgements.whenFree(() => callback(acknowledgedLater));
   };
   client.on('error', (error) => (lastError = error));
   client.on('disconnect', ({ reasonCode = 0 }) => {
     lastError = new Error(`the broker ended the connection (reason 0x${reasonCode.toString(16)})`);
   });
   client.on('close', () => {
+    acknowledgements.end();
     lost.resolve(faultOf(lastError ?? new Error('the connection was closed'), address, version));
   });
   const connected = new Promise<boolean>((resolve) =>
@@ -298,8 +322,11 @@ async function openSession(
     client.end(true);
     throw first;
   }
-  // The broker's side of half-finished QoS 2 exchanges is gone with the session: their ids mean nothing now.
-  if (!first) received.clear();
+  // The broker's side of half-finished exchanges is gone with the session: their ids mean nothing now.
+  if (!first) {
+    received.clear();
+    repeats.clear();
+  }
 
   /** mqtt.js leaves some callbacks uncalled when the connection ends. */
   const orLost = <T>(answer: Promise<T>): Promise<T> =>
@@ -344,8 +371,8 @@ async function openSession(
       ending = true;
       const late = new AbortController();
       const limit = pause(closeMs, late.signal);
-      await Promise.race([taking, limit]);
-      // The acknowledgement is written one microtask after `taking`.
+      await Promise.race([Promise.all([receiving, acknowledgements.idle()]), limit]);
+      // A PUBREC is written one microtask after `receiving`.
       await new Promise((resolve) => setImmediate(resolve));
       await Promise.race([client.endAsync(), lost.promise, limit]);
       late.abort();
@@ -356,6 +383,7 @@ async function openSession(
 }
 
 const never = new Promise<never>(() => {});
+const acknowledgedLater = new Error('acknowledged later');
 
 /**
  * Where mqtt.js keeps QoS 2 messages between PUBLISH and PUBREL. It sends PUBREC when `put` calls back, and by

@@ -233,6 +233,47 @@ describe.each([
     expect(await valuesInInbox(nats)).toEqual(['again']);
   });
 
+  test('messages are stored without waiting for each other, and what one that fails held up is not stored twice', async () => {
+    const { nats, url } = await startBroker();
+    const host = await openHost({ nats, mqttUrl: url });
+    const { inbox } = host.context;
+    const othersStored = Promise.withResolvers<void>();
+    let puts = 0;
+    const trigger = openMqtt(
+      sourceOf({ version }),
+      {
+        ...host.context,
+        inbox: {
+          get ready() {
+            return inbox?.ready ?? false;
+          },
+          onReady: (listener) => inbox?.onReady(listener) ?? (() => {}),
+          async put(target, event) {
+            const turn = (puts += 1);
+            if (turn === 1) {
+              await othersStored.promise;
+              throw new AtollError('InboxUnavailable', 'in this test, the first message');
+            }
+            const stored = await (inbox as Inbox).put(target, event);
+            if (turn === 3) othersStored.resolve();
+            return stored;
+          },
+        },
+      },
+      timing,
+    );
+    closeLater(() => trigger.close());
+    await host.untilState({ ready: true });
+    const client = await connectClient(url);
+    await Promise.all(['a', 'b', 'c'].map((value) => publish(client, 'cell/1/state', value)));
+    await count(nats, 3);
+    // Sent again in its turn, so nothing before it is still on its way.
+    await publish(client, 'cell/1/state', 'd');
+    await count(nats, 4);
+    expect(await valuesInInbox(nats)).toEqual(['b', 'c', 'a', 'd']);
+    expect(puts).toBe(5);
+  });
+
   test('a topic that the manifest no longer names is unsubscribed', async () => {
     const { nats, url } = await startBroker();
     const before = await openTrigger({ version, topic: 'old/topic' }, { nats, mqttUrl: url });
