@@ -21,6 +21,11 @@ export interface RuntimeConfig {
   readonly nats?: NatsSettings;
   readonly mqtt?: MqttSettings;
   readonly s3?: S3Settings;
+  /**
+   * ms from the signal until the host no longer answers over HTTP, for callers that do not know yet that it ends. No
+   * trigger takes an event meanwhile. Absent: 0.
+   */
+  readonly goodbyeMs?: number;
   readonly packages: {
     /** Unpacked packages by digest. */
     readonly cache: string;

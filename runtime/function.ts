@@ -49,6 +49,8 @@ export interface FunctionParts {
 export interface RunningFunction {
   /** The function is to become this. Returns at once; the status tells how it goes. */
   update(config: FunctionConfig): void;
+  /** Takes no more events, while who calls through a door is still answered. Resolves when no source has us any more. */
+  leave(): Promise<void>;
   /** Takes nothing new, lets what runs end, stops everything. */
   close(): Promise<void>;
 }
@@ -134,7 +136,10 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
   let packageState: TriggerState = { ready: false, reason: 'Fetching', message: 'fetching the package' };
   let handlerState: TriggerState = { ready: false, reason: 'Starting', message: 'waiting for the package' };
   let attempt = new AbortController();
+  let leaving = false;
   let closing = false;
+  /** Closed by leave(), with events that may still run. */
+  const left: OpenTriggerEntry[] = [];
   let converging: Promise<void> | undefined;
 
   function publish(): void {
@@ -328,6 +333,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
       ...stale.map(([key, entry]) => closeTrigger(key, entry)),
     ]);
     for (const [key, wanted] of specs) {
+      if (leaving && !isDoor(wanted.kind)) continue;
       if (!opened.has(key) && !closing) opened.set(key, openEntry(key, wanted, spec));
     }
   }
@@ -415,14 +421,22 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
       if (converging) void converging.then(kick);
       else kick();
     },
+    async leave() {
+      leaving = true;
+      const entries = [...opened].filter(([, { kind }]) => !isDoor(kind));
+      left.push(...entries.map(([, entry]) => entry));
+      flow.stop();
+      await Promise.all(entries.map(([shown, entry]) => closeTrigger(shown, entry)));
+    },
     async close() {
       closing = true;
       attempt.abort();
       const deadline = Date.now() + wanted.spec.timeoutSeconds * 1000 + drainGraceMs;
       const entries = [...opened];
+      const all = [...left, ...entries.map(([, entry]) => entry)];
       flow.stop();
       await Promise.all(entries.map(([shown, entry]) => closeTrigger(shown, entry)));
-      await Promise.race([Promise.all(entries.map(([, entry]) => entry.done)), pauseUntil(deadline)]);
+      await Promise.race([Promise.all(all.map(({ done }) => done)), pauseUntil(deadline)]);
       await converging;
       await Promise.all([running?.invoker.drain(deadline), ...draining]);
       parts.metrics.forget();

@@ -9,19 +9,21 @@ export interface Health {
   removed(namespace: string, name: string): void;
   /** From now on /readyz tells the functions' state; before it answers 503. */
   started(): void;
-  /** From now on /readyz answers 503 and watches end. */
+  /** No event is taken any more: watches end and /status answers 503. /readyz stays as it is. */
+  left(): void;
+  /** The same, and /readyz answers 503 too. */
   stopping(): void;
 }
 
 export function openHealth(server: Server, metrics: Metrics): Health {
   const statuses = new Map<string, HostFunctionStatus>();
   const watchers = new Set<ServerResponse>();
-  let phase: 'starting' | 'running' | 'stopping' = 'starting';
+  let phase: 'starting' | 'running' | 'left' | 'stopping' = 'starting';
 
   server.mount('/healthz', (_request, response) => void response.end('ok\n'));
   server.mount('/readyz', (_request, response) => {
     const waiting = [...statuses.values()].filter((status) => status.packageSha256 === undefined);
-    const ready = phase === 'running' && waiting.length === 0;
+    const ready = (phase === 'running' || phase === 'left') && waiting.length === 0;
     response.writeHead(ready ? 200 : 503, { 'content-type': 'text/plain' });
     response.end(
       ready ? 'ok\n' : `${phase}; not ready: ${waiting.map(({ name }) => name).join(', ') || '-'}\n`,
@@ -33,6 +35,10 @@ export function openHealth(server: Server, metrics: Metrics): Health {
     response.end(text);
   });
   server.mount('/status', (_request, response, rest) => {
+    if (phase === 'left' || phase === 'stopping') {
+      response.writeHead(503, { 'content-type': 'text/plain' });
+      return void response.end('stopping\n');
+    }
     if (new URLSearchParams(rest.slice(1)).get('watch') !== 'true') {
       response.writeHead(200, { 'content-type': 'application/json' });
       return void response.end(JSON.stringify({ functions: [...statuses.values()] }));
@@ -43,6 +49,11 @@ export function openHealth(server: Server, metrics: Metrics): Health {
     watchers.add(response);
     response.once('close', () => watchers.delete(response));
   });
+
+  function enter(next: 'left' | 'stopping'): void {
+    if (phase !== 'stopping') phase = next;
+    for (const watcher of watchers) watcher.end();
+  }
 
   const line = (change: HostStatusLine): string => `${JSON.stringify(change)}\n`;
   const tell = (change: HostStatusLine): void => {
@@ -59,9 +70,7 @@ export function openHealth(server: Server, metrics: Metrics): Health {
     started() {
       phase = 'running';
     },
-    stopping() {
-      phase = 'stopping';
-      for (const watcher of watchers) watcher.end();
-    },
+    left: () => enter('left'),
+    stopping: () => enter('stopping'),
   };
 }

@@ -1,4 +1,5 @@
 /** Composes a host from its config: connections, server, and one RunningFunction for each entry of the list. */
+import { setTimeout as pause } from 'node:timers/promises';
 import { drainGraceMs, readRuntimeConfig, type FunctionConfig, type RuntimeConfig } from './config.ts';
 import { openNats } from './clients/nats.ts';
 import { openDeadLetters } from './dead-letters.ts';
@@ -14,7 +15,10 @@ import { openServer } from './server.ts';
 export interface Host {
   /** Reads the config file again: functions come, change and go without a restart. */
   reload(): Promise<void>;
-  /** Drains: takes nothing new, lets what runs end within its timeout, closes every connection. */
+  /**
+   * Takes no more events, answers callers for `goodbyeMs` more, then drains: lets what runs end within its timeout, and
+   * closes every connection.
+   */
   stop(): Promise<void>;
 }
 
@@ -94,8 +98,16 @@ export async function startHost(configPath: string, log: Log): Promise<Host> {
       return reading;
     },
     async stop() {
-      health.stopping();
+      const { goodbyeMs = 0 } = config;
       stopped = true;
+      if (goodbyeMs > 0) {
+        const goodbye = pause(goodbyeMs);
+        await reading;
+        const leftAll = Promise.all([...functions.values()].map(({ running }) => running.leave()));
+        void leftAll.then(() => health.left());
+        await goodbye;
+      }
+      health.stopping();
       await reading;
       await Promise.all([
         ...[...functions.values()].map(({ running }) => running.close()),

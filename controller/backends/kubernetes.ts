@@ -20,13 +20,10 @@ import {
   type Manifests,
 } from './manifests.ts';
 import { podProblem, refusedPods, type Problem } from './pod-problem.ts';
-import { missingDaemonPods, refusedDaemonPods } from './refused-daemon-pods.ts';
 import { addressOf, configOf, isLeaving, isOutOfReach, isPodReady, type Pod } from './pods.ts';
 
 /** What is refused or in the way may change without anybody telling us: it is tried again this often. */
 const problemMs = 30_000;
-/** Of pods that are missing the Event comes a moment after the status that counts them. */
-const missingMs = 2_000;
 const connectFloorMs = 100;
 const connectCeilingMs = 5_000;
 
@@ -162,13 +159,13 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
       );
   }
 
-  function tryAgain(key: Key, afterMs = problemMs): void {
+  function tryAgain(key: Key): void {
     const text = keyText(key);
     if (retries.has(text) || closed) return;
     const timer = setTimeout(() => {
       retries.delete(text);
       emit(key);
-    }, afterMs);
+    }, problemMs);
     retries.set(text, timer.unref());
   }
 
@@ -182,17 +179,6 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
     return runners.find((one) => one.kind === kind) ?? runners[0];
   }
 
-  /** Why fewer pods were made than are wanted. */
-  async function refusal(key: Key, runner: Child | undefined): Promise<Problem | undefined> {
-    if (!runner) return undefined;
-    if (missingDaemonPods(runner) === 0) {
-      return refusedPods((runner.status['conditions'] ?? []) as Parameters<typeof refusedPods>[0]);
-    }
-    const problem = await refusedDaemonPods(cluster, runner, log);
-    tryAgain(key, problem ? problemMs : missingMs);
-    return problem;
-  }
-
   function hostStatuses(key: Key, now: Wanted | undefined): HostFunctionStatus[] {
     const config = now?.manifests?.config;
     const found = pods.of(key).flatMap((pod) => {
@@ -204,6 +190,10 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
     });
     return found.sort((a, b) => b.generation - a.generation);
   }
+
+  /** It is to go, and its host has not said yet that it takes no more events. */
+  const stillTakes = (pod: Pod): boolean =>
+    isLeaving(pod) && isPodReady(pod) && hosts.get(pod.metadata.uid)?.status !== undefined;
 
   /** The last generation that wanted what the pod runs. */
   function generationOf(key: Key, pod: Pod): number {
@@ -241,7 +231,10 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
       const there = pods.of(key).filter((pod) => !isLeaving(pod) && pod.status.phase !== 'Failed');
       const { config, memoryLimit = '', ignored = [] } = now?.manifests ?? {};
       const current = pods.of(key).filter((pod) => configOf(pod) === config);
-      const problem = now?.problem ?? podProblem(current, memoryLimit) ?? (await refusal(key, runner));
+      const problem =
+        now?.problem ??
+        podProblem(current, memoryLimit) ??
+        refusedPods((runner?.status['conditions'] ?? []) as Parameters<typeof refusedPods>[0]);
       return {
         replicas: there.length,
         readyReplicas: there.filter(isPodReady).length,
@@ -250,7 +243,8 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
         ...(runner && {
           rollout: rolloutOf(runner, {
             ready: current.filter(isPodReady).length,
-            old: there.filter((pod) => configOf(pod) !== config).length,
+            old: [...there, ...pods.of(key).filter(stillTakes)].filter((pod) => configOf(pod) !== config)
+              .length,
             outOfReach: there.filter(isOutOfReach).length,
           }),
         }),

@@ -282,6 +282,7 @@ function configMapOf(
   const host: RuntimeConfig = {
     site,
     listen: { port },
+    goodbyeMs: goodbyeSeconds * 1000,
     ...(nats && { nats: settingsOf(nats, 'nats.json') }),
     ...(mqtt && { mqtt: settingsOf(mqtt, 'mqtt.json') }),
     packages: { cache: mounts.packages },
@@ -397,8 +398,6 @@ function podTemplate({ key, spec }: Workload, settings: ClusterSettings, config:
           startupProbe: probe('/healthz', { periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 60 }),
           readinessProbe: probe('/readyz', { periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 2 }),
           livenessProbe: probe('/healthz', { periodSeconds: 10, timeoutSeconds: 10, failureThreshold: 6 }),
-          // Until nobody sends requests here any more it goes on answering them.
-          lifecycle: { preStop: { sleep: { seconds: goodbyeSeconds } } },
         },
       ],
       volumes: [

@@ -93,9 +93,7 @@ export function openKubernetesStore(options: KubernetesStoreOptions): Kubernetes
     const verdict = verdictOf(raw);
     if ('problems' in verdict) {
       const what = `Function ${keyText(keyOf(raw))} in the cluster`;
-      const { uid, resourceVersion } = raw.metadata;
-      const facts = { status: raw.status, identity: { uid, resourceVersion } };
-      throw new UnreadableObjectError(keyOf(raw), what, verdict.problems, facts);
+      throw new UnreadableObjectError(keyOf(raw), what, verdict.problems, raw.status);
     }
     const object = withMetadata(raw, verdict.object);
     lastGood.set(keyText(keyOf(raw)), object);

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { writeFile } from 'node:fs/promises';
 import { createServer, type ServerResponse } from 'node:http';
 import { join } from 'node:path';
-import { jetstreamManager } from '@nats-io/jetstream';
+import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { expect, test } from 'vitest';
 import { closeLater } from '../support/closing.ts';
 import { temporaryFolder } from '../support/folder.ts';
@@ -59,6 +59,41 @@ test('a host that drains is not ready any more, and answers what it had taken', 
   slow.open();
   expect(await answer).toBe('go on');
   await stopped;
+});
+
+test('a host that says goodbye takes no more events, goes on answering over HTTP, and ends what it had taken', async () => {
+  const slow = await gate();
+  const triggers = (subject: string): object => ({
+    triggers: [
+      { name: 'asked', nats: { subject } },
+      { name: 'stream', jetstream: { stream: 'GOODBYE', subject: `${subject}.stored` } },
+    ],
+  });
+  const held = functionConfig('held', slow.code, { spec: triggers('held') });
+  const plain = functionConfig('plain', answering(1), { spec: triggers('plain') });
+  const server = await startNats();
+  const client = await server.connect();
+  const manager = await jetstreamManager(client);
+  await manager.streams.add({ name: 'GOODBYE', subjects: ['held.stored', 'plain.stored'] });
+  const host = await startedHost([held, plain], { nats: { url: server.url }, goodbyeMs: 4_000 });
+  await host.untilReady(held, plain);
+  const lines = await host.watch();
+  const answer = client.request('held', '', { timeout: 30_000 });
+  await slow.entered;
+  const stopped = host.stop();
+  await Array.fromAsync(lines);
+  await expect(client.request('plain', '')).rejects.toThrow(/no responders/i);
+  await jetstream(client).publish('plain.stored', '1');
+  expect(await host.invoke('plain')).toBe(1);
+  expect(await host.ask('/readyz')).toMatchObject({ status: 200 });
+  expect(await host.ask('/status')).toMatchObject({ status: 503 });
+  slow.open();
+  expect((await answer).json()).toBe('go on');
+  await stopped;
+  expect(await manager.consumers.info('GOODBYE', 'default_plain_stream')).toMatchObject({
+    delivered: { consumer_seq: 0 },
+    num_pending: 1,
+  });
 });
 
 test('a watcher is told what is there, then what changes and what goes; stopping the host ends it', async () => {

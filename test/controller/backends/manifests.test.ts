@@ -287,6 +287,10 @@ test('a pod has the time to end that the function has, and some more for saying 
     templateOf(made({ timeoutSeconds })).spec.terminationGracePeriodSeconds;
   expect(seconds(900) - seconds(1)).toBe(899);
   expect(seconds(1)).toBeGreaterThanOrEqual(16);
+  // The host says goodbye itself: a hook would keep the signal from it, and it would go on taking events.
+  const manifests = made();
+  expect(templateOf(manifests).spec.containers[0]).not.toHaveProperty('lifecycle');
+  expect(dataOf(manifests).host.goodbyeMs).toBe(5_000);
 });
 
 const pod = {
