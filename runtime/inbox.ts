@@ -1,6 +1,5 @@
 /** Into JetStream and out again: for sources that cannot redeliver (MQTT QoS 1 and 2, schedule, async invoke). */
-import { JetStreamApiError, jetstream } from '@nats-io/jetstream';
-import type { JetStreamClient, PubAck } from '@nats-io/jetstream';
+import { JetStreamApiError } from '@nats-io/jetstream';
 import { headers as newHeaders } from '@nats-io/nats-core';
 import type { MsgHdrs, NatsConnection } from '@nats-io/nats-core';
 import type { Encoding } from '../crds/function.ts';
@@ -10,6 +9,8 @@ import { AtollError, faultOf } from './errors.ts';
 import type { SourceKind, TriggerEvent } from './event.ts';
 import type { Log } from './log.ts';
 import { inboxConsumer } from './names.ts';
+import { openPublisher } from './publisher.ts';
+import type { Publisher, Stored } from './publisher.ts';
 import { ensureInboxStream, inboxEventsPerTrigger, inboxMaxEventBytes, inboxStream } from './streams.ts';
 import { inboxSubject } from './streams.ts';
 import type { FunctionRef, Trigger, TriggerContext } from './triggers/trigger.ts';
@@ -46,7 +47,7 @@ export function openInbox(link: NatsLink, options: { site: string; log: Log }): 
   const listeners = new Set<(ready: boolean) => void>();
   let ready = false;
   let ensuring: Promise<void> | undefined;
-  let client: { nc: NatsConnection; js: JetStreamClient } | undefined;
+  let opened: { nc: NatsConnection; publisher: Publisher } | undefined;
 
   function change(next: boolean): void {
     if (next === ready) return;
@@ -76,24 +77,25 @@ export function openInbox(link: NatsLink, options: { site: string; log: Log }): 
     return ensuring;
   }
 
-  async function store(
-    nc: NatsConnection,
-    subject: string,
-    event: TriggerEvent,
-    id: string,
-  ): Promise<PubAck> {
+  function publisherOn(nc: NatsConnection): Publisher {
+    if (opened?.nc !== nc) {
+      opened = {
+        nc,
+        publisher: openPublisher(nc, { inboxPrefix: `_INBOX.${site}`, timeoutMs: putTimeoutMs }),
+      };
+    }
+    return opened.publisher;
+  }
+
+  function store(nc: NatsConnection, subject: string, event: TriggerEvent, id: string): Promise<Stored> {
     const headers = headersOf(event);
     const size = headers.bytes + event.data.length;
     const limit = Math.min(inboxMaxEventBytes, nc.info?.max_payload ?? inboxMaxEventBytes);
     if (size > limit || headers.bytes > maxHeaderBytes) {
       throw new AtollError('TooLarge', `event ${event.id} has ${size} bytes with its headers; ${limit} fit`);
     }
-    if (client?.nc !== nc) client = { nc, js: jetstream(nc) };
-    return client.js.publish(subject, event.data, {
-      msgID: id,
-      headers: headers.value,
-      timeout: putTimeoutMs,
-    });
+    headers.value.append('Nats-Msg-Id', id);
+    return publisherOn(nc).publish(subject, event.data, headers.value);
   }
 
   link.onState(({ connected }) => {
@@ -112,8 +114,7 @@ export function openInbox(link: NatsLink, options: { site: string; log: Log }): 
       const nc = link.current();
       if (!nc) throw new AtollError('InboxUnavailable', `the inbox cannot be reached: ${link.state.message}`);
       try {
-        const { duplicate } = await store(nc, subject, carried, id);
-        return { duplicate };
+        return await store(nc, subject, carried, id);
       } catch (error) {
         const mapped = putFailure(error, target, event);
         if (mapped.code === 'InboxUnavailable' && link.current() === nc) {
@@ -185,6 +186,7 @@ const plainName = /^[!#$%&'*+.^_`|~0-9a-z-]+$/i;
  * JSON in `Atoll-Headers`.
  */
 export function headersOf(event: TriggerEvent): { value: MsgHdrs; bytes: number } {
+  // Each name comes once, so append() does what set() would, which looks for it twice.
   const value = newHeaders();
   const wrapped: Record<string, string> = {};
   for (const [name, content] of Object.entries(event.headers)) {
@@ -192,16 +194,16 @@ export function headersOf(event: TriggerEvent): { value: MsgHdrs; bytes: number 
     // Line breaks end a header, blanks around it are trimmed, and not all clients read more than ASCII.
     const plain = plainName.test(name) && /^[ -~]*$/.test(content) && content.trim() === content;
     if (reserved || !plain || content === '') wrapped[name] = content;
-    else value.set(name, content);
+    else value.append(name, content);
   }
-  value.set('Atoll-Id', headerSafe(event.id));
-  value.set('Atoll-Time', String(event.time));
-  value.set('Atoll-Trigger', event.trigger);
-  value.set('Atoll-Kind', event.kind);
-  value.set('Atoll-Subject', headerSafe(event.subject));
-  value.set('Atoll-Encoding', event.encoding);
-  if (event.detail) value.set('Atoll-Detail', asciiJson(event.detail));
-  if (Object.keys(wrapped).length > 0) value.set('Atoll-Headers', asciiJson(wrapped));
+  value.append('Atoll-Id', headerSafe(event.id));
+  value.append('Atoll-Time', String(event.time));
+  value.append('Atoll-Trigger', event.trigger);
+  value.append('Atoll-Kind', event.kind);
+  value.append('Atoll-Subject', headerSafe(event.subject));
+  value.append('Atoll-Encoding', event.encoding);
+  if (event.detail) value.append('Atoll-Detail', asciiJson(event.detail));
+  if (Object.keys(wrapped).length > 0) value.append('Atoll-Headers', asciiJson(wrapped));
   let bytes = 'NATS/1.0\r\n\r\n'.length;
   for (const [name, values] of value) for (const one of values) bytes += name.length + one.length + 4;
   return { value, bytes };

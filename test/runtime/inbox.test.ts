@@ -1,3 +1,5 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { expect, test } from 'vitest';
 import { openNats } from '../../runtime/clients/nats.ts';
@@ -9,6 +11,7 @@ import { openLog } from '../../runtime/log.ts';
 import { inboxEventsPerTrigger, inboxMaxEventBytes, inboxStream } from '../../runtime/streams.ts';
 import { bytesOf, closedLater, contextOf, nextOf, testTrigger, textOf } from '../contracts/trigger.ts';
 import { closeLater } from '../support/closing.ts';
+import { temporaryFolder } from '../support/folder.ts';
 import { startNats } from '../support/nats.ts';
 import type { NatsServer } from '../support/nats.ts';
 
@@ -194,6 +197,41 @@ test('without JetStream the inbox is not ready, and put() says why', async () =>
   const inbox = openInbox(link, { site: 'local', log: silent });
   await expect(inbox.put(target, eventOf())).rejects.toMatchObject({ code: 'InboxUnavailable' });
   expect(inbox.ready).toBe(false);
+});
+
+test('a NATS user who may not publish into the inbox is told so at once', async () => {
+  const denied = '{ publish: { deny: ["atoll.*.inbox.>"] } }';
+  const server = await startNats({
+    config: `authorization { users: [{ user: "site", password: "secret", permissions: ${denied} }] }`,
+  });
+  const credentialsFile = join(await temporaryFolder(), 'credentials.json');
+  await writeFile(credentialsFile, JSON.stringify({ user: 'site', pass: 'secret' }), { mode: 0o600 });
+  const link = openNats({ url: server.url, credentialsFile }, { name: 'test', site: 'local', log: silent });
+  closeLater(() => link.close());
+  const inbox = await readyInbox(link);
+  await expect(inbox.put(target, eventOf())).rejects.toMatchObject({
+    code: 'InboxUnavailable',
+    message: expect.stringMatching(/permissions violation for publish/i),
+  });
+});
+
+test('many events are on their way at a time, and a server that stands still fails each of them in its time', async () => {
+  const server = await startNats();
+  const inbox = await readyInbox(linkTo(server));
+  const events = Array.from({ length: 1_000 }, () => eventOf());
+  const stored = await Promise.all(events.map((event) => inbox.put(target, event)));
+  expect(stored.filter(({ duplicate }) => duplicate)).toEqual([]);
+  await server.pause();
+  const failed = Promise.allSettled([eventOf(), eventOf()].map((event) => inbox.put(target, event)));
+  for (const one of await failed) {
+    expect(one).toMatchObject({
+      status: 'rejected',
+      reason: { code: 'InboxUnavailable', message: expect.stringContaining('no answer') },
+    });
+  }
+  server.resume();
+  await becomes(inbox, true);
+  expect(await inbox.put(target, events[0] as TriggerEvent)).toEqual({ duplicate: true });
 });
 
 test('an inbox that was deleted is made again', async () => {
