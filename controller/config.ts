@@ -5,6 +5,7 @@ import { parse } from 'yaml';
 import { check, problemText } from '../crds/check.ts';
 import { AtollError } from '../runtime/errors.ts';
 import type { ClusterSettings } from './backends/manifests.ts';
+import type { AccountKeys } from './broker/account-keys.ts';
 
 export const strict = { additionalProperties: false } as const;
 export const optional = <S extends TSchema>(schema: S) => Type.Optional(schema);
@@ -81,7 +82,15 @@ export const ControllerConfigSchema = Type.Object(
     ),
     nats: optional(
       Type.Object(
-        { url: text('nats://host:port[,…], without credentials in it.'), ...credentials },
+        {
+          url: text('nats://host:port[,…], without credentials in it.'),
+          ...credentials,
+          operatorFile: optional(
+            text(
+              "Instead of credentials: file of the seed of NATS' operator, mode 0600. Each namespace gets an account, each function a user (docs/reference/accounts.md).",
+            ),
+          ),
+        },
         { ...strict, description: 'NATS of the functions.' },
       ),
     ),
@@ -155,22 +164,21 @@ export const readControllerConfig = (file: string): Promise<ControllerConfig> =>
   readConfig(ControllerConfigSchema, file);
 
 /** The part of it that pods are made from: the controller's own credentials are not in it. */
-export function settingsOf({
-  site,
-  image,
-  nats,
-  mqtt,
-  s3,
-  packages,
-  callers,
-  keda,
-}: ControllerConfig): ClusterSettings {
-  const forHosts = <T extends { credentialsFile?: string }>({ credentialsFile: _, ...others }: T) => others;
+export function settingsOf(
+  { site, image, nats, mqtt, s3, packages, callers, keda }: ControllerConfig,
+  accounts?: AccountKeys,
+): ClusterSettings {
+  const forHosts = <T extends { credentialsFile?: string; operatorFile?: string }>({
+    credentialsFile: _,
+    operatorFile: __,
+    ...others
+  }: T) => others;
   return {
     site,
     image,
     callers,
     ...(nats && { nats: forHosts(nats) }),
+    ...(accounts && { accounts }),
     ...(mqtt && { mqtt: forHosts(mqtt) }),
     ...(s3 && { s3 }),
     ...(packages !== undefined && { packages }),

@@ -2,6 +2,7 @@
 import { faultOf } from '../runtime/errors.ts';
 import { openLog } from '../runtime/log.ts';
 import { openKubernetesBackend } from './backends/kubernetes.ts';
+import { openOperatorKeys, readKeyFile } from './broker/account-keys.ts';
 import { readControllerConfig, settingsOf } from './config.ts';
 import { startReplica } from './start-replica.ts';
 
@@ -13,14 +14,17 @@ if (configPath === undefined) {
 const log = openLog();
 try {
   const config = await readControllerConfig(configPath);
-  const { namespaces } = config;
+  const { namespaces, nats } = config;
+  const accounts =
+    nats?.operatorFile === undefined ? undefined : openOperatorKeys(await readKeyFile(nats.operatorFile));
   const replica = await startReplica({
     config,
     log,
+    ...(accounts && { accounts }),
     openBackend: async (cluster) =>
       openKubernetesBackend({
         cluster,
-        settings: settingsOf(config),
+        settings: settingsOf(config, accounts),
         log,
         ...(namespaces && { namespaces }),
       }),

@@ -66,6 +66,16 @@ export const functionRights: readonly Rule[] = [
   { apiGroups: [''], resources: ['pods'], verbs: ['get', 'list', 'watch'], why: 'how it goes' },
 ];
 
+/** There too, with `nats.operatorFile`. It may write Secrets and read none. */
+export const accountRights: readonly Rule[] = [
+  {
+    apiGroups: [''],
+    resources: ['secrets'],
+    verbs: ['create', 'delete'],
+    why: "a function's NATS user; only with accounts",
+  },
+];
+
 /** In the namespace of the Lease, which is its own. */
 export const leaseRights: readonly Rule[] = [
   {

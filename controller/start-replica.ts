@@ -6,6 +6,8 @@ import { openDeadLetters } from '../runtime/dead-letters.ts';
 import { AtollError, faultOf } from '../runtime/errors.ts';
 import type { Log } from '../runtime/log.ts';
 import type { Backend } from './backends/backend.ts';
+import type { OperatorKeys } from './broker/account-keys.ts';
+import { keepAccounts } from './broker/accounts.ts';
 import { startSweep } from './broker/sweep.ts';
 import { openCluster, type Cluster } from './cluster/client.ts';
 import { openEvents } from './cluster/events.ts';
@@ -21,6 +23,8 @@ export interface ReplicaOptions {
   readonly config: ControllerConfig;
   /** Whatever it writes goes through the cluster that it is given, which refuses once the lease is lost. */
   readonly openBackend: (cluster: Cluster, config: ControllerConfig, log: Log) => Promise<Backend>;
+  /** With them each namespace has a NATS account of its own, at `config.nats`. */
+  readonly accounts?: OperatorKeys;
   readonly log: Log;
   readonly leaseTimings?: Partial<LeaseTimings>;
 }
@@ -76,6 +80,7 @@ export async function startReplica(options: ReplicaOptions): Promise<Replica> {
     const { nats, mqtt } = config;
     const link =
       nats &&
+      !options.accounts &&
       openNats(
         {
           url: nats.url,
@@ -98,7 +103,7 @@ export async function startReplica(options: ReplicaOptions): Promise<Replica> {
     /** What only the leader does. Resolves with the way to end it. */
     async function lead(): Promise<() => Promise<void>> {
       await store.synced(closing.signal);
-      const id = link && (await clusterId(cluster, log));
+      const id = nats && (await clusterId(cluster, log));
       const controller = await startController({
         store,
         backend,
@@ -110,6 +115,12 @@ export async function startReplica(options: ReplicaOptions): Promise<Replica> {
           for (const transition of transitionsOf(object.status, status)) events.tell(object, transition);
         },
       });
+      const owner = { id: `cluster-${id}`, place: `the cluster at ${cluster.server}` };
+      const accounts =
+        nats &&
+        options.accounts &&
+        id !== undefined &&
+        keepAccounts({ keys: options.accounts, nats, store, site, owner, log });
       const sweep =
         link &&
         id !== undefined &&
@@ -118,7 +129,7 @@ export async function startReplica(options: ReplicaOptions): Promise<Replica> {
           link,
           deadLetters: openDeadLetters(link, { site, log }),
           site,
-          owner: { id: `cluster-${id}`, place: `the cluster at ${cluster.server}` },
+          owner,
           ...(mqtt && {
             mqtt: {
               url: mqtt.url,
@@ -128,6 +139,7 @@ export async function startReplica(options: ReplicaOptions): Promise<Replica> {
           log,
         });
       return async () => {
+        if (accounts) await accounts.stop();
         if (sweep) await sweep.stop();
         await controller.stop();
         await events.settled();

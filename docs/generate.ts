@@ -4,7 +4,13 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { isMap, parseDocument, type YAMLMap } from 'yaml';
 import { ControllerConfigSchema } from '../controller/config.ts';
-import { clusterRights, functionRights, leaseRights, type Rule } from '../controller/rights.ts';
+import {
+  accountRights,
+  clusterRights,
+  functionRights,
+  leaseRights,
+  type Rule,
+} from '../controller/rights.ts';
 import type { Schema } from '../crds/check.ts';
 import { fieldTable } from '../crds/generate.ts';
 import { GatewayConfigSchema } from '../gateway/config.ts';
@@ -54,6 +60,7 @@ function rightsTable(): string {
     '| where | API group | resources | verbs | for |',
     '|---|---|---|---|---|',
     ...rows('namespaces of Functions', functionRights),
+    ...rows('namespaces of Functions', accountRights),
     ...rows("the Lease's namespace", leaseRights),
     ...rows('the cluster', clusterRights),
   ].join('\n');

@@ -38,6 +38,11 @@ export const GatewayConfigSchema = Type.Object(
         {
           url: text('nats://host:port[,…], without credentials in it.'),
           credentialsFile: optional(text('File of JSON with its credentials, mode 0600.')),
+          accountsFile: optional(
+            text(
+              'Instead of it: file of the seed of the accounts of namespaces, mode 0600 (docs/reference/accounts.md).',
+            ),
+          ),
         },
         { ...strict, description: 'For asynchronous invokes and dead letters.' },
       ),

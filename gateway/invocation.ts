@@ -57,7 +57,7 @@ export function openInvocations(parts: {
   functions: Functions;
   backend: Pick<Backend, 'address'>;
   hosts: Hosts;
-  inbox?: Inbox;
+  inbox?: Pick<Inbox, 'put'>;
 }): Invocations {
   const { functions, backend, hosts, inbox } = parts;
 

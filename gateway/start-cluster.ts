@@ -1,5 +1,6 @@
 /** A cluster's gateway in this process: composes the real parts, and stops them in the reverse order. */
 import { openPodReader } from '../controller/backends/pod-reader.ts';
+import { openAccountKeys, readKeyFile } from '../controller/broker/account-keys.ts';
 import { openCluster } from '../controller/cluster/client.ts';
 import { openKubernetesStore } from '../controller/stores/kubernetes.ts';
 import { openNats } from '../runtime/clients/nats.ts';
@@ -7,6 +8,7 @@ import { openS3 } from '../runtime/clients/s3.ts';
 import { openDeadLetters } from '../runtime/dead-letters.ts';
 import { openInbox } from '../runtime/inbox.ts';
 import type { Log } from '../runtime/log.ts';
+import { openBrokers, type Brokers } from './brokers.ts';
 import type { GatewayConfig } from './config.ts';
 import { openPackageCache } from './packages.ts';
 import { openReviews } from './reviews.ts';
@@ -36,8 +38,8 @@ export async function startClusterGateway(config: GatewayConfig, log: Log): Prom
     stops.push(() => store.close());
     const backend = openPodReader({ cluster, namespaces, log });
     stops.push(() => backend.close());
-    const link = nats && openNats(nats, { name: `atoll ${site} gateway`, site, log });
-    if (link) stops.push(() => link.close());
+    const brokers = nats && (await openBroker(nats, { site, log }));
+    if (brokers) stops.push(() => brokers.close());
     const bucket = s3 && (await openS3(s3));
     if (bucket) stops.push(async () => bucket.close());
     const packages =
@@ -57,10 +59,7 @@ export async function startClusterGateway(config: GatewayConfig, log: Log): Prom
       siteInfo: () => ({ site, ...(nats && { nats: { url: nats.url } }), ...(s3 && { s3: placeOf(s3) }) }),
       store,
       backend,
-      ...(link && {
-        inbox: openInbox(link, { site, log }),
-        deadLetters: openDeadLetters(link, { site, log }),
-      }),
+      ...(brokers && { inbox: brokers.inbox, deadLetters: brokers.deadLetters }),
       ...(packages && { packages }),
       log,
     });
@@ -72,6 +71,22 @@ export async function startClusterGateway(config: GatewayConfig, log: Log): Prom
     await stopAll();
     throw error;
   }
+}
+
+/** The one that all share, or accounts. */
+async function openBroker(
+  nats: NonNullable<GatewayConfig['nats']>,
+  options: { site: string; log: Log },
+): Promise<Brokers> {
+  if (nats.accountsFile !== undefined) {
+    return openBrokers(openAccountKeys(await readKeyFile(nats.accountsFile)), nats, options);
+  }
+  const link = openNats(nats, { name: `atoll ${options.site} gateway`, ...options });
+  return {
+    inbox: openInbox(link, options),
+    deadLetters: openDeadLetters(link, options),
+    close: () => link.close(),
+  };
 }
 
 const placeOf = ({ endpoint, region, bucket }: NonNullable<GatewayConfig['s3']>) => ({

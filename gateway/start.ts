@@ -47,7 +47,7 @@ export interface GatewayOptions {
   readonly siteInfo: () => object;
   readonly store: Store;
   readonly backend: Pick<Backend, 'address' | 'logs' | 'observe'> & HostDoor;
-  readonly inbox?: Inbox;
+  readonly inbox?: Pick<Inbox, 'put'>;
   readonly deadLetters?: DeadLetters;
   /** In a cluster: where Pods get their packages, and deploys put them. */
   readonly packages?: PackageCache;

@@ -42,6 +42,8 @@ export interface NatsSettings {
   readonly credentialsFile?: string;
   /** Instead of it: a file of a user's JWT and seed, as nsc writes it, mode 0600. */
   readonly credsFile?: string;
+  /** Of the subjects that answers come to. Default: `_INBOX.<site>`, where others of the site may listen too. */
+  readonly inboxPrefix?: string;
   readonly tls?: TlsFiles;
 }
 

@@ -460,7 +460,7 @@ export function openConsumer(source: ConsumerSource, context: TriggerContext): T
     await source.prepare?.(nc);
     await ensureConsumer(await managerOf(nc, source.domain));
     if (isStale()) return;
-    const subject = createInbox(`_INBOX.${context.site}`);
+    const subject = createInbox(link?.inboxPrefix);
     let refused: unknown;
     const opened: Subscription = nc.subscribe(subject, {
       callback: (error, message) => {

@@ -45,6 +45,12 @@ const resources: Readonly<Record<string, Resource>> = {
   ScaledObject: { group: 'keda.sh', version: 'v1alpha1', plural: 'scaledobjects' },
 };
 
+/**
+ * Written and never read: no controller may read Secrets. Each is the companion of the ConfigMap of its name, which is
+ * made after it and removed after it.
+ */
+const secrets: Resource = { group: '', version: 'v1', plural: 'secrets' };
+
 /** Of each spec only this is looked at again. */
 const specKept = ['replicas', 'clusterIP'] as const;
 
@@ -79,6 +85,8 @@ export interface ChildrenOptions {
   readonly namespaces?: readonly string[] | undefined;
   /** Whether ScaledObjects can be there. */
   readonly keda: boolean;
+  /** Whether ConfigMaps have Secrets of their names. */
+  readonly secrets?: boolean;
   readonly log: Log;
   readonly timings?: Partial<InformerTimings> | undefined;
 }
@@ -89,7 +97,8 @@ interface Applied {
   readonly fields: string | undefined;
 }
 
-export function openChildren({ cluster, namespaces, keda, log, timings }: ChildrenOptions): Children {
+export function openChildren(options: ChildrenOptions): Children {
+  const { cluster, namespaces, keda, log, timings } = options;
   const listeners = new Set<(key: Key) => void>();
   /** By function, then by kind and name. */
   const index = new Map<string, Map<string, Child>>();
@@ -156,8 +165,32 @@ export function openChildren({ cluster, namespaces, keda, log, timings }: Childr
     });
   }
 
+  /** Its name is a digest of what it holds, so one that is there already is it. */
+  async function createSecret(manifest: Manifest, owner: Owner): Promise<void> {
+    const { namespace, name } = manifest.metadata;
+    const companion = informerOf('ConfigMap').get({ namespace, name });
+    if (companion && isOwnedBy(companion, owner.uid)) return;
+    try {
+      await cluster.request('POST', resourcePath(secrets, { namespace }), {
+        query: { fieldManager: manager, fieldValidation: 'Strict' },
+        body: manifest,
+      });
+    } catch (error) {
+      if (!(error instanceof ClusterError && error.status === 409)) throw error;
+    }
+  }
+
+  async function removeSecret(namespace: string, name: string): Promise<void> {
+    try {
+      await cluster.request('DELETE', resourcePath(secrets, { namespace, name }));
+    } catch (error) {
+      if (!(error instanceof ClusterError && error.status === 404)) throw error;
+    }
+  }
+
   async function remove({ kind, metadata }: Child): Promise<void> {
     const namespace = metadata.namespace ?? '';
+    if (kind === 'ConfigMap' && options.secrets) await removeSecret(namespace, metadata.name);
     try {
       await cluster.request('DELETE', pathOf(kind, namespace, metadata.name), {
         body: {
@@ -196,6 +229,7 @@ export function openChildren({ cluster, namespaces, keda, log, timings }: Childr
     },
     async apply(manifest, owner) {
       const { kind } = manifest;
+      if (kind === 'Secret') return createSecret(manifest, owner);
       const { namespace, name } = manifest.metadata;
       const id = idOf(manifest);
       const text = JSON.stringify(manifest);

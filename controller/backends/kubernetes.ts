@@ -55,7 +55,14 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
   const listeners = new Set<(key: Key) => void>();
   const wanted = new Map<string, Wanted>();
   const retries = new Map<string, NodeJS.Timeout>();
-  const children = openChildren({ cluster, namespaces, keda: settings.keda !== undefined, log, timings });
+  const children = openChildren({
+    cluster,
+    namespaces,
+    keda: settings.keda !== undefined,
+    secrets: settings.accounts !== undefined,
+    log,
+    timings,
+  });
   const pods = openFunctionPods({ cluster, namespaces, log, timings }, (key, before, after) => {
     if (before && before.metadata.uid !== after?.metadata.uid) leave(before.metadata.uid);
     if (after) follow(key, after);

@@ -17,8 +17,10 @@ import {
   type S3Settings,
   type VariableSource,
 } from '../../runtime/config.ts';
+import { inboxPrefix, permissionsOf } from '../../runtime/account.ts';
 import { inboxConsumer, inboxStream, triggerConsumer } from '../../runtime/names.ts';
 import { maxPackedBytes, maxUnpackedBytes } from '../../runtime/package/format.ts';
+import type { AccountKeys } from '../broker/account-keys.ts';
 import type { Key } from '../stores/store.ts';
 import type { Workload } from './backend.ts';
 
@@ -34,6 +36,8 @@ export interface ClusterSettings {
   readonly site: string;
   /** Secrets hold the JSON that the file of `credentialsFile` would. */
   readonly nats?: Omit<NatsSettings, 'credentialsFile'> & { readonly credentials?: SecretKey };
+  /** Each function gets a user of its own in its namespace's account, in a Secret beside its ConfigMap. */
+  readonly accounts?: AccountKeys;
   readonly mqtt?: Omit<MqttSettings, 'credentialsFile'> & { readonly credentials?: SecretKey };
   readonly s3?: Omit<S3Settings, 'credentialsFile'> & { readonly credentials?: SecretKey };
   /**
@@ -177,6 +181,16 @@ export function manifestsOf(workload: Workload, settings: ClusterSettings): Mani
 
   const objects = [
     object('v1', 'ServiceAccount', { automountServiceAccountToken: false }),
+    ...(config.secret === undefined
+      ? []
+      : [
+          object(
+            'v1',
+            'Secret',
+            { type: 'Opaque', immutable: true, stringData: config.secret },
+            { name: config.name },
+          ),
+        ]),
     object(
       'v1',
       'ConfigMap',
@@ -264,14 +278,16 @@ function ingressFrom(callers: readonly Caller[]): object {
 
 // What host and package container read
 
+const natsFile = 'nats.json';
+
 /**
  * Named by its content and immutable: a pod that is restarted, or that an old ReplicaSet makes again, gets what its
  * siblings run, whatever the function has become since.
  */
 function configMapOf(
   { key, uid, spec }: Workload,
-  { site, nats, mqtt, s3, packages }: ClusterSettings,
-): { name: string; data: Record<string, string> } {
+  { site, nats, accounts, mqtt, s3, packages }: ClusterSettings,
+): { name: string; data: Record<string, string>; secret?: Record<string, string> } {
   const settingsOf = <S extends { credentials?: SecretKey }>(
     { credentials, ...rest }: S,
     file: string,
@@ -279,11 +295,20 @@ function configMapOf(
     ...rest,
     ...(credentials && { credentialsFile: `${mounts.config}/${file}` }),
   });
+  const user = nats && accounts?.functionUser(key, uid, permissionsOf(site, key, spec));
   const host: RuntimeConfig = {
     site,
     listen: { port },
     goodbyeMs: goodbyeSeconds * 1000,
-    ...(nats && { nats: settingsOf(nats, 'nats.json') }),
+    ...(nats && {
+      nats: {
+        ...settingsOf(nats, natsFile),
+        ...(user && {
+          credentialsFile: `${mounts.config}/${natsFile}`,
+          inboxPrefix: inboxPrefix(site, key),
+        }),
+      },
+    }),
     ...(mqtt && { mqtt: settingsOf(mqtt, 'mqtt.json') }),
     packages: { cache: mounts.packages },
     functions: [functionConfig(key, uid, spec)],
@@ -295,9 +320,18 @@ function configMapOf(
     ...(s3 && { s3: settingsOf(s3, 's3.json') }),
     ...(packages !== undefined && { relay: { url: packages, tokenFile: `${mounts.config}/token` } }),
   };
-  const data = { 'host.json': JSON.stringify(host), 'package.json': JSON.stringify(fetch) };
+  const data = {
+    'host.json': JSON.stringify(host),
+    'package.json': JSON.stringify(fetch),
+    // Public: another user means another Secret.
+    ...(user && { 'nats.user': user.user }),
+  };
   const digest = createHash('sha256').update(JSON.stringify(data)).digest('hex');
-  return { name: `${childName(key.name)}-${digest.slice(0, 10)}`, data };
+  return {
+    name: `${childName(key.name)}-${digest.slice(0, 10)}`,
+    data,
+    ...(user && { secret: { [natsFile]: JSON.stringify({ creds: user.creds }) } }),
+  };
 }
 
 /** Nothing that a host does not act on: a change of replicas alone replaces no pod. The backend knows the generation. */
@@ -496,7 +530,8 @@ function fieldEnvironment(env: FunctionSpec['env']): object[] {
 }
 
 /** All but the config optional: the host tells which key is missing, where a pod would only hang. */
-function hostFiles(spec: FunctionSpec, { nats, mqtt }: ClusterSettings, config: string): object {
+function hostFiles(spec: FunctionSpec, settings: ClusterSettings, config: string): object {
+  const { nats, accounts, mqtt } = settings;
   const ofFunction = spec.env.flatMap(({ name, valueFrom = {} }) => {
     const { secretKeyRef, configMapKeyRef } = valueFrom;
     const ref = secretKeyRef ?? configMapKeyRef;
@@ -508,7 +543,7 @@ function hostFiles(spec: FunctionSpec, { nats, mqtt }: ClusterSettings, config: 
     defaultMode: 0o440,
     sources: [
       { configMap: { name: config, items: [{ key: 'host.json', path: 'host.json' }] } },
-      ...credentialFile(nats?.credentials, 'nats.json'),
+      ...credentialFile(accounts ? { name: config, key: natsFile } : nats?.credentials, natsFile),
       ...credentialFile(mqtt?.credentials, 'mqtt.json'),
       ...ofFunction,
     ],

@@ -18,7 +18,7 @@ export interface SweepOptions extends Pick<
   ForgetParts,
   'link' | 'deadLetters' | 'site' | 'owner' | 'graceMs'
 > {
-  readonly store: Store;
+  readonly store: Pick<Store, 'get' | 'keys' | 'watch'>;
   /** Where the sessions of mqtt triggers are. */
   readonly mqtt?: MqttSettings;
   readonly log: Log;
@@ -92,7 +92,7 @@ export function startSweep(options: SweepOptions): Sweep {
  * Undefined when one that is stored cannot be read: its events must not be taken for those of a deleted Function.
  * So each key is asked for, since `list` leaves such a one out.
  */
-async function livingOf(store: Store): Promise<Living[] | undefined> {
+async function livingOf(store: SweepOptions['store']): Promise<Living[] | undefined> {
   const living: Living[] = [];
   for (const key of await store.keys()) {
     const object = await store.get(key).catch((error: unknown) => {

@@ -24,7 +24,7 @@ type SeqParams = FunctionParams & { seq: string };
 
 export function deadLetterRoutes(
   app: FastifyInstance,
-  parts: { functions: Functions; deadLetters?: DeadLetters; inbox?: Inbox },
+  parts: { functions: Functions; deadLetters?: DeadLetters; inbox?: Pick<Inbox, 'put'> },
 ): void {
   const { functions, inbox } = parts;
   const path = `${functionPath}/dead-letters`;

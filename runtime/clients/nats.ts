@@ -20,6 +20,8 @@ export interface NatsLink {
   /** The connection when it is up at this moment. */
   current(): NatsConnection | undefined;
   readonly state: LinkState;
+  /** Of the subjects that this client may have answers sent to. */
+  readonly inboxPrefix: string;
   /** Called at each change (not at once). Returns the way to stop listening. */
   onState(listener: (state: LinkState) => void): () => void;
   /**
@@ -43,9 +45,16 @@ const askMs = 2_000;
 
 export function openNats(
   settings: NatsSettings,
-  options: { name: string; site: string; log: Log },
+  options: {
+    name: string;
+    site: string;
+    log: Log;
+    /** Text of a user's JWT and seed, as nsc writes it, where it lies in no file. */
+    creds?: string;
+  },
 ): NatsLink {
   const { log } = options;
+  const inboxPrefix = settings.inboxPrefix ?? `_INBOX.${options.site}`;
   const servers = settings.url.split(',').map((server) => server.trim());
   const address = servers.map(withoutUserInfo).join(',');
   const listeners = new Set<(state: LinkState) => void>();
@@ -71,7 +80,7 @@ export function openNats(
   async function keepConnected(): Promise<void> {
     while (!closing.signal.aborted) {
       try {
-        const established = await connect(connectionOptions(servers, settings, options));
+        const established = await connect(connectionOptions(servers, { ...settings, inboxPrefix }, options));
         if (closing.signal.aborted) return void (await established.close());
         await follow(established);
       } catch (error) {
@@ -130,6 +139,7 @@ export function openNats(
   return {
     connection: () => opened.promise,
     current: () => (state.connected ? connection : undefined),
+    inboxPrefix,
     get state() {
       return state;
     },
@@ -221,15 +231,15 @@ async function reasonOfEnd(nc: NatsConnection, seat: Seat): Promise<string | und
 
 function connectionOptions(
   servers: string[],
-  settings: NatsSettings,
-  { name, site }: { name: string; site: string },
+  settings: NatsSettings & { inboxPrefix: string },
+  { name, creds }: { name: string; creds?: string },
 ): NodeConnectionOptions {
-  const { credentialsFile, credsFile, tls } = settings;
+  const { credentialsFile, credsFile, inboxPrefix, tls } = settings;
   if (tls) refuseOpenKey(tls);
   return {
     servers,
     name,
-    inboxPrefix: `_INBOX.${site}`,
+    inboxPrefix,
     timeout: connectTimeoutMs,
     pingInterval: pingIntervalMs,
     maxPingOut: 2,
@@ -252,6 +262,7 @@ function connectionOptions(
     ...(credsFile !== undefined && {
       authenticator: authenticator(credsFile, (file) => ({ creds: readPrivate(file) })),
     }),
+    ...(creds !== undefined && { authenticator: credsAuthenticator(new TextEncoder().encode(creds)) }),
   };
 }
 

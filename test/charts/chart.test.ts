@@ -6,7 +6,13 @@ import { promisify } from 'node:util';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { parse, parseAllDocuments } from 'yaml';
 import { readControllerConfig } from '../../controller/config.ts';
-import { clusterRights, functionRights, leaseRights, type Rule } from '../../controller/rights.ts';
+import {
+  accountRights,
+  clusterRights,
+  functionRights,
+  leaseRights,
+  type Rule,
+} from '../../controller/rights.ts';
 import { readGatewayConfig } from '../../gateway/config.ts';
 import { chart, manifest } from '../../charts/manifest.ts';
 import { temporaryFolder } from '../support/folder.ts';
@@ -198,6 +204,29 @@ describe.skipIf(await missing('helm'))('the chart', () => {
     });
   });
 
+  test('with accounts gives the controller the operator, the gateway the accounts, the server neither', async () => {
+    const nats = { accounts: { secret: 'atoll-accounts' }, server: { enabled: true } };
+    const { controller, gateway } = await configsOf({ nats });
+    expect(controller.nats).toEqual({
+      url: 'nats://atoll-nats.atoll-system.svc:4222',
+      operatorFile: '/etc/atoll/operator.seed',
+    });
+    expect(gateway.nats).toEqual({ url: controller.nats!.url, accountsFile: '/etc/atoll/accounts.seed' });
+    // Its MQTT would take nobody without a JWT.
+    expect(controller.mqtt).toBeUndefined();
+    const objects = objectsOf(await render({ nats }));
+    const given = (kind: string, name: string): string[] => {
+      const object = objects.find((one) => one.kind === kind && one.metadata.name === name);
+      return [...JSON.stringify(object).matchAll(/"key":"([\w.]+)"/g)].map(([, key]) => key!);
+    };
+    expect(given('Deployment', 'atoll-controller')).toEqual(['operator.seed']);
+    expect(given('Deployment', 'atoll-gateway')).toEqual(['accounts.seed']);
+    expect(given('StatefulSet', 'atoll-nats')).toEqual(['server.conf']);
+    await expect(render({ nats: { ...nats, credentialsSecret: 'atoll-nats' } })).rejects.toThrow(
+      /set one of them/,
+    );
+  });
+
   test('has no right beyond its namespaces when they are named', async () => {
     const objects = objectsOf(await render(everything));
     const wide = objects.filter(({ kind }) => kind === 'ClusterRole');
@@ -209,8 +238,11 @@ describe.skipIf(await missing('helm'))('the chart', () => {
   });
 
   test('gives the controller the rights that it needs, no more and no fewer', async () => {
-    const keda = { keda: { prometheus: 'http://prometheus:9090' } };
-    const roles = objectsOf(await render(keda)).filter(
+    const all = {
+      keda: { prometheus: 'http://prometheus:9090' },
+      nats: { url: 'nats://nats:4222', accounts: { secret: 'atoll-accounts' } },
+    };
+    const roles = objectsOf(await render(all)).filter(
       ({ kind, metadata }) => /Role$/.test(kind) && metadata.name.includes('-controller'),
     );
     const single = (rules: readonly Omit<Rule, 'why'>[]): string[] =>
@@ -220,9 +252,12 @@ describe.skipIf(await missing('helm'))('the chart', () => {
         ),
       );
     const granted = roles.flatMap((role) => single((role as unknown as { rules: Rule[] }).rules));
-    expect(granted.sort()).toEqual(single([...functionRights, ...leaseRights, ...clusterRights]).sort());
+    expect(granted.sort()).toEqual(
+      single([...functionRights, ...accountRights, ...leaseRights, ...clusterRights]).sort(),
+    );
     const without = await render();
     expect(without).not.toContain('keda.sh');
+    expect(without).not.toContain('secrets');
   });
 
   test('its alerts and dashboards speak of metrics that there are', () => {

@@ -50,7 +50,7 @@ nats://{{ .Release.Name }}-nats.{{ .Release.Namespace }}.svc:4222
 {{- define "atoll.mqttUrl" -}}
 {{- if .Values.mqtt.url -}}
 {{ .Values.mqtt.url }}
-{{- else if .Values.nats.server.enabled -}}
+{{- else if and .Values.nats.server.enabled (not .Values.nats.accounts.secret) -}}
 mqtt://{{ .Release.Name }}-nats.{{ .Release.Namespace }}.svc:1883
 {{- end -}}
 {{- end -}}
@@ -74,6 +74,9 @@ their own namespace for functions.
 {{- $_ := set $all "s3" (dict "endpoint" .endpoint "region" .region "bucket" .bucket) -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.nats.accounts.secret .Values.nats.credentialsSecret -}}
+{{- fail "nats.accounts.secret takes the place of nats.credentialsSecret: set one of them" -}}
+{{- end -}}
 {{- range $name, $connection := $all -}}
 {{- $secret := index $.Values $name "credentialsSecret" -}}
 {{- if $secret -}}
@@ -88,7 +91,7 @@ their own namespace for functions.
 {{- end -}}
 
 {{/* 288 is 0440, which not every reader of YAML takes for octal. */}}
-{{/* A volume of configuration and credentials. Argument: dict root, config; of the gateway also s3, keys: Secrets. */}}
+{{/* A volume of configuration and credentials. Argument: dict root, config; of the gateway also s3, keys: Secrets; with accounts also accountsKey. */}}
 {{- define "atoll.configVolume" -}}
 - name: config
   projected:
@@ -96,6 +99,9 @@ their own namespace for functions.
     sources:
       - configMap: { name: {{ .config }} }
       {{- $values := .root.Values }}
+      {{- with .accountsKey }}
+      - secret: { name: {{ $values.nats.accounts.secret }}, items: [{ key: {{ . }}, path: {{ . }} }] }
+      {{- end }}
       {{- range $key, $secret := dict "nats.json" $values.nats.credentialsSecret "mqtt.json" $values.mqtt.credentialsSecret "s3.json" .s3 "keys" .keys }}
       {{- if $secret }}
       - secret: { name: {{ $secret }}, items: [{ key: {{ $key }}, path: {{ $key }} }] }
