@@ -33,8 +33,8 @@ export const functionRights: readonly Rule[] = [
   {
     apiGroups: ['events.k8s.io'],
     resources: ['events'],
-    verbs: ['get', 'create', 'patch'],
-    why: 'conditions that changed',
+    verbs: ['get', 'list', 'create', 'patch'],
+    why: 'conditions that changed, and why a DaemonSet lacks pods',
   },
   {
     apiGroups: [''],

@@ -1,11 +1,11 @@
 /** Composes the controller: what main.ts and `faas up` both call. */
-import type { FunctionObject, FunctionStatus } from '../crds/function.ts';
+import type { FunctionStatus } from '../crds/function.ts';
 import type { Log } from '../runtime/log.ts';
 import type { Backend } from './backends/backend.ts';
 import { startEngine } from './engine/engine.ts';
 import type { EngineMetrics } from './engine/metrics.ts';
 import { watchConflicts } from './function/conflicts.ts';
-import { reconcileFunctions } from './function/reconcile.ts';
+import { reconcileFunctions, type StatusOwner } from './function/reconcile.ts';
 import type { Store, Watchable } from './stores/store.ts';
 
 /** For one Function, of which there may be hundreds. */
@@ -21,7 +21,7 @@ export interface ControllerOptions {
   readonly now?: () => number;
   readonly metrics?: EngineMetrics;
   /** Told of each status once it is written; `object` has the one before. */
-  readonly onStatus?: (object: FunctionObject, status: FunctionStatus) => void;
+  readonly onStatus?: (object: StatusOwner, status: FunctionStatus) => void;
   /**
    * Whether every Function is looked at before this resolves: where a status of an earlier run may tell of what does
    * not run any more. In a cluster what runs does so without us. Default: true.

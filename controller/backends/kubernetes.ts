@@ -20,10 +20,13 @@ import {
   type Manifests,
 } from './manifests.ts';
 import { podProblem, refusedPods, type Problem } from './pod-problem.ts';
+import { missingDaemonPods, refusedDaemonPods } from './refused-daemon-pods.ts';
 import { addressOf, configOf, isLeaving, isOutOfReach, isPodReady, type Pod } from './pods.ts';
 
 /** What is refused or in the way may change without anybody telling us: it is tried again this often. */
 const problemMs = 30_000;
+/** Of pods that are missing the Event comes a moment after the status that counts them. */
+const missingMs = 2_000;
 const connectFloorMs = 100;
 const connectCeilingMs = 5_000;
 
@@ -166,13 +169,13 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
       );
   }
 
-  function tryAgain(key: Key): void {
+  function tryAgain(key: Key, afterMs = problemMs): void {
     const text = keyText(key);
     if (retries.has(text) || closed) return;
     const timer = setTimeout(() => {
       retries.delete(text);
       emit(key);
-    }, problemMs);
+    }, afterMs);
     retries.set(text, timer.unref());
   }
 
@@ -184,6 +187,17 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
     const everyNode = wanted.get(keyText(key))?.workload.spec.placement?.everyNode === true;
     const kind = everyNode ? 'DaemonSet' : 'Deployment';
     return runners.find((one) => one.kind === kind) ?? runners[0];
+  }
+
+  /** Why fewer pods were made than are wanted. */
+  async function refusal(key: Key, runner: Child | undefined): Promise<Problem | undefined> {
+    if (!runner) return undefined;
+    if (missingDaemonPods(runner) === 0) {
+      return refusedPods((runner.status['conditions'] ?? []) as Parameters<typeof refusedPods>[0]);
+    }
+    const problem = await refusedDaemonPods(cluster, runner, log);
+    tryAgain(key, problem ? problemMs : missingMs);
+    return problem;
   }
 
   function hostStatuses(key: Key, now: Wanted | undefined): HostFunctionStatus[] {
@@ -238,10 +252,7 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
       const there = pods.of(key).filter((pod) => !isLeaving(pod) && pod.status.phase !== 'Failed');
       const { config, memoryLimit = '', ignored = [] } = now?.manifests ?? {};
       const current = pods.of(key).filter((pod) => configOf(pod) === config);
-      const problem =
-        now?.problem ??
-        podProblem(current, memoryLimit) ??
-        refusedPods((runner?.status['conditions'] ?? []) as Parameters<typeof refusedPods>[0]);
+      const problem = now?.problem ?? podProblem(current, memoryLimit) ?? (await refusal(key, runner));
       return {
         replicas: there.length,
         readyReplicas: there.filter(isPodReady).length,

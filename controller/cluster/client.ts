@@ -1,17 +1,13 @@
 /** Requests to a Kubernetes API server: credentials of every kind, waits that end, errors with what the server said. */
 import type { IncomingHttpHeaders } from 'node:http';
-import type { RequestOptions as HttpsOptions } from 'node:https';
 import type { Readable } from 'node:stream';
 import { setTimeout as pause } from 'node:timers/promises';
-import { KubeConfig } from '@kubernetes/client-node';
 import { DecoratorHandler, errors, Pool, ProxyAgent, type Dispatcher } from 'undici';
 import { AtollError, type Code } from '../../runtime/errors.ts';
+import { openCredentials, type Credentials, type TlsOptions } from './credentials.ts';
+import { readAccess, type AccessOptions } from './kubeconfig.ts';
 
-export interface ClusterOptions {
-  /** Absent: the files of $KUBECONFIG, else ~/.kube/config, else the ServiceAccount of the Pod this runs in. */
-  readonly kubeconfig?: string;
-  /** Of the kubeconfig; absent: its current one. */
-  readonly context?: string;
+export interface ClusterOptions extends AccessOptions {
   /** How the server's audit log calls us. */
   readonly userAgent?: string;
   /** ms until an answer begins, and between two parts of it. */
@@ -147,11 +143,12 @@ const credentialsMs = 60_000;
 const busyAttempts = 4;
 const busyWaitMs = { least: 200, most: 5_000 };
 
-/** Rejects with ClusterError ClusterUnavailable when there is no usable configuration. */
+/** Rejects with AtollError ClusterUnavailable when there is no usable configuration. */
 export async function openCluster(options: ClusterOptions = {}): Promise<Cluster> {
   const answerMs = options.answerMs ?? defaultAnswerMs;
-  let config = loadConfig(options);
-  const { server } = currentCluster(config);
+  let access = readAccess(options);
+  let readCredentials = openCredentials(access);
+  const { server } = access.cluster;
   const origin = new URL(server);
   const prefix = origin.pathname.replace(/\/+$/, '');
 
@@ -169,8 +166,8 @@ export async function openCluster(options: ClusterOptions = {}): Promise<Cluster
   }
 
   async function reconnect(): Promise<Connection> {
-    const { headers, tls } = await readCredentials(config);
-    const { proxyUrl: proxy } = currentCluster(config);
+    const { headers, tls } = await readCredentials();
+    const proxy = access.cluster['proxy-url'] || undefined;
     validUntilMs = performance.now() + credentialsMs;
     const before = current;
     if (before && sameTls(before.tls, tls) && before.proxy === proxy) {
@@ -188,7 +185,8 @@ export async function openCluster(options: ClusterOptions = {}): Promise<Cluster
     if (current !== used) return;
     validUntilMs = 0;
     try {
-      config = loadConfig(options);
+      access = readAccess(options);
+      readCredentials = openCredentials(access);
     } catch {
       // It is being written; the next 401 tries again.
     }
@@ -256,7 +254,7 @@ export async function openCluster(options: ClusterOptions = {}): Promise<Cluster
 
   const withGuard = (mayWrite?: () => void): Cluster => ({
     server,
-    namespace: config.getContextObject(config.getCurrentContext())?.namespace ?? 'default',
+    namespace: access.namespace,
     async request<T>(method: Method, path: string, request: RequestOptions = {}): Promise<T> {
       const { body } = await send(method, path, request, { mayWrite });
       try {
@@ -284,7 +282,8 @@ export async function openCluster(options: ClusterOptions = {}): Promise<Cluster
     async exchange(method, path, { headers, body, signal }) {
       try {
         const used = await connect();
-        return await used.pool.request({
+        const pool = mayWrite && method !== 'GET' ? asking(used.pool, mayWrite) : used.pool;
+        return await pool.request({
           origin: origin.origin,
           method: method as Dispatcher.HttpMethod,
           path: `${prefix}${path}`,
@@ -300,7 +299,7 @@ export async function openCluster(options: ClusterOptions = {}): Promise<Cluster
     },
     async bearer() {
       const { headers } = await connect();
-      return /^bearer (.+)$/i.exec(headers['authorization'] ?? '')?.[1];
+      return /^bearer (.+)$/i.exec(String(headers['authorization'] ?? ''))?.[1];
     },
     guarded: (next) => withGuard(next),
     async close() {
@@ -311,79 +310,9 @@ export async function openCluster(options: ClusterOptions = {}): Promise<Cluster
   return withGuard();
 }
 
-interface Connection {
-  readonly headers: Record<string, string>;
-  readonly tls: TlsOptions;
+interface Connection extends Credentials {
   readonly proxy: string | undefined;
   readonly pool: Dispatcher;
-}
-
-type TlsOptions = Pick<HttpsOptions, 'ca' | 'cert' | 'key' | 'servername' | 'rejectUnauthorized'>;
-
-function loadConfig({ kubeconfig, context }: ClusterOptions): KubeConfig {
-  const config = new KubeConfig();
-  try {
-    if (kubeconfig === undefined) config.loadFromDefault();
-    else config.loadFromFile(kubeconfig);
-  } catch (error) {
-    const where = kubeconfig ?? 'the kubeconfig';
-    throw new ClusterError('ClusterUnavailable', `${where} cannot be read: ${(error as Error).message}`, {
-      cause: error,
-    });
-  }
-  if (context !== undefined) {
-    if (!config.getContextObject(context)) {
-      const known = config.getContexts().map(({ name }) => name);
-      throw new ClusterError(
-        'ClusterUnavailable',
-        `the kubeconfig has no context "${context}"; it has ${known.join(', ') || 'none'}`,
-      );
-    }
-    config.setCurrentContext(context);
-  }
-  currentCluster(config);
-  return config;
-}
-
-function currentCluster(config: KubeConfig): { server: string; proxyUrl?: string } {
-  const cluster = config.getCurrentCluster();
-  // What the library falls back on when it found nothing.
-  if (!cluster || config.getCurrentContext() === 'loaded-context') {
-    throw new ClusterError(
-      'ClusterUnavailable',
-      'no cluster is configured: set KUBECONFIG, or choose one with "kubectl config use-context"',
-    );
-  }
-  return cluster;
-}
-
-async function readCredentials(
-  config: KubeConfig,
-): Promise<{ headers: Record<string, string>; tls: TlsOptions }> {
-  const options: HttpsOptions = {};
-  try {
-    await config.applyToHTTPSOptions(options);
-  } catch (error) {
-    throw new ClusterError('ClusterUnavailable', `no credentials: ${(error as Error).message}`, {
-      cause: error,
-    });
-  }
-  const { ca, cert, key, servername, rejectUnauthorized } = options;
-  const headers = Object.fromEntries(
-    // A token file may end in a newline, which no header may have.
-    Object.entries(options.headers ?? {}).map(([name, value]) => [name.toLowerCase(), String(value).trim()]),
-  );
-  if (options.auth) headers['authorization'] = `Basic ${Buffer.from(options.auth).toString('base64')}`;
-  return {
-    headers,
-    tls: {
-      ...(ca && { ca }),
-      ...(cert && { cert }),
-      ...(key && { key }),
-      ...(servername && { servername }),
-      ...(rejectUnauthorized !== undefined && { rejectUnauthorized }),
-    },
-  };
 }
 
 const sameTls = (one: TlsOptions, other: TlsOptions): boolean => {

@@ -1,12 +1,13 @@
 /** Kubernetes Events about Functions: what `kubectl describe function` and `kubectl events` show. */
 import { createHash } from 'node:crypto';
-import { apiVersion, kind, type FunctionObject } from '../../crds/function.ts';
+import { apiVersion, kind } from '../../crds/function.ts';
 import { faultOf } from '../../runtime/errors.ts';
 import type { Log } from '../../runtime/log.ts';
+import type { StatusOwner } from '../function/reconcile.ts';
 import type { Transition } from '../function/transitions.ts';
 import { ClusterError, resourcePath, type Cluster } from './client.ts';
 
-const eventResource = { group: 'events.k8s.io', version: 'v1', plural: 'events' } as const;
+export const eventResource = { group: 'events.k8s.io', version: 'v1', plural: 'events' } as const;
 const reportingController = 'atoll.dev/controller';
 /** The API's limits, in characters. */
 const maxNote = 1024;
@@ -23,7 +24,7 @@ export interface EventsOptions {
 
 export interface Events {
   /** Never rejects and never waits: an Event that cannot be written is dropped. */
-  tell(object: FunctionObject, transition: Transition): void;
+  tell(object: StatusOwner, transition: Transition): void;
   /** Resolves when what was told is written or dropped. */
   settled(): Promise<void>;
 }
@@ -36,7 +37,7 @@ export function openEvents({ cluster, instance, log }: EventsOptions): Events {
   let waiting = 0;
   let written: Promise<void> = Promise.resolve();
 
-  async function write(object: FunctionObject, transition: Transition): Promise<void> {
+  async function write(object: StatusOwner, transition: Transition): Promise<void> {
     const event = eventOf(object, transition, instance);
     const { namespace, name } = event.metadata;
     try {
@@ -68,7 +69,7 @@ export function openEvents({ cluster, instance, log }: EventsOptions): Events {
   };
 }
 
-function eventOf(object: FunctionObject, { type, reason, action, note }: Transition, instance: string) {
+function eventOf(object: StatusOwner, { type, reason, action, note }: Transition, instance: string) {
   const { namespace, name, uid, resourceVersion } = object.metadata;
   const said = [uid, type, reason, action, note].join('\n');
   return {

@@ -16,7 +16,15 @@ export interface ReconcileParts {
   /** ms since the epoch. */
   readonly now?: () => number;
   /** Told of each status once it is written; `object` has the one before. */
-  readonly onStatus?: ((object: FunctionObject, status: FunctionStatus) => void) | undefined;
+  readonly onStatus?: ((object: StatusOwner, status: FunctionStatus) => void) | undefined;
+}
+
+/** A Function that has a status, also one whose spec cannot be read. */
+export interface StatusOwner {
+  readonly metadata: Pick<FunctionObject['metadata'], 'name' | 'uid' | 'resourceVersion'> & {
+    readonly namespace: string;
+  };
+  readonly status?: FunctionStatus | undefined;
 }
 
 export function reconcileFunctions({ store, backend, now = Date.now, onStatus }: ReconcileParts): Reconcile {
@@ -25,7 +33,10 @@ export function reconcileFunctions({ store, backend, now = Date.now, onStatus }:
       if (!(error instanceof UnreadableObjectError)) throw error;
       // What runs goes on running: a slip of the editor is no reason to stop answering.
       const problem = { reason: error.code, message: error.message };
-      await store.writeStatus(key, statusOfUnreadable(error.status ?? {}, problem, now()));
+      const status = statusOfUnreadable(error.status ?? {}, problem, now());
+      await store.writeStatus(key, status);
+      const { identity } = error;
+      if (identity) onStatus?.({ metadata: { ...key, ...identity }, status: error.status }, status);
       throw new TerminalError(error.message, { cause: error });
     });
     if (!object) return backend.remove(key);

@@ -115,7 +115,7 @@ export async function openDirectoryStore(options: DirectoryStoreOptions): Promis
     }
     if ('problems' in reading) {
       const { status } = (await readStatus(key)) ?? {};
-      throw new UnreadableObjectError(key, paths.functionFile(key), reading.problems, status);
+      throw new UnreadableObjectError(key, paths.functionFile(key), reading.problems, { status });
     }
     const object = isComplete(reading.object) ? reading.object : await exclusively(() => adopt(key));
     if (object) lastGood.set(keyText(key), object);

@@ -93,7 +93,9 @@ export function openKubernetesStore(options: KubernetesStoreOptions): Kubernetes
     const verdict = verdictOf(raw);
     if ('problems' in verdict) {
       const what = `Function ${keyText(keyOf(raw))} in the cluster`;
-      throw new UnreadableObjectError(keyOf(raw), what, verdict.problems, raw.status);
+      const { uid, resourceVersion } = raw.metadata;
+      const facts = { status: raw.status, identity: { uid, resourceVersion } };
+      throw new UnreadableObjectError(keyOf(raw), what, verdict.problems, facts);
     }
     const object = withMetadata(raw, verdict.object);
     lastGood.set(keyText(keyOf(raw)), object);

@@ -60,10 +60,18 @@ export class UnreadableObjectError extends InvalidObjectError {
   readonly key: Key;
   /** The last status written, so that it can go on telling what runs. */
   readonly status: FunctionStatus | undefined;
+  /** Which one it is; undefined where that cannot be read either. */
+  readonly identity: { readonly uid: string; readonly resourceVersion: string } | undefined;
 
-  constructor(key: Key, file: string, problems: readonly string[], status: FunctionStatus | undefined) {
+  constructor(
+    key: Key,
+    file: string,
+    problems: readonly string[],
+    facts: Pick<UnreadableObjectError, 'status'> & Partial<Pick<UnreadableObjectError, 'identity'>>,
+  ) {
     super(file, problems);
     this.key = key;
-    this.status = status;
+    this.status = facts.status;
+    this.identity = facts.identity;
   }
 }

@@ -11,7 +11,12 @@ import { openLog } from '../../runtime/log.ts';
 import { manifest } from '../contracts/store.ts';
 import { closeLater } from '../support/closing.ts';
 import { temporaryFolder } from '../support/folder.ts';
-import { deleteFunctions, functionsPath, installFunctionKind } from '../support/function-kind.ts';
+import {
+  deleteFunctions,
+  functionsPath,
+  installFunctionKind,
+  makeUnreadable,
+} from '../support/function-kind.ts';
 import { startKubernetes, type Kubernetes } from '../support/kubernetes.ts';
 import { startNats } from '../support/nats.ts';
 import { missing } from '../support/requirement.ts';
@@ -57,7 +62,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('a controller in a clust
   }
 
   interface Stored {
-    metadata: { generation: number; resourceVersion: string };
+    metadata: { uid: string; generation: number; resourceVersion: string };
     status?: {
       observedGeneration?: number;
       packageSha256?: string;
@@ -159,6 +164,32 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('a controller in a clust
     expect(await metric(replica, 'atoll_controller_queue_depth')).toBe(0);
     expect(await metric(replica, 'atoll_controller_queue_adds_total')).toBeGreaterThan(3);
   }, 90_000);
+
+  test('a Function that cannot be read any more is told once by an Event, and goes on running', async () => {
+    await start();
+    await kubernetes.request('POST', functions, { body: manifest('hello') });
+    const before = await untilReady(1);
+    await makeUnreadable(kubernetes, hello);
+    const told = async (): Promise<Told[]> =>
+      (await readEvents()).filter(({ reason }) => reason === 'InvalidObject');
+    await expect.poll(told).toHaveLength(1);
+    const stored = await read();
+    const { uid } = stored.metadata;
+    expect((await told())[0]).toMatchObject({
+      type: 'Warning',
+      action: 'Ready=False',
+      regarding: { kind: 'Function', namespace: 'default', name: 'hello', uid },
+      note: expect.stringContaining('spec.handler') as string,
+    });
+    expect((await told())[0]?.series).toBeUndefined();
+    expect(readyOf(stored, 'reason')).toBe('InvalidObject');
+    expect(stored.status?.packageSha256).toBe(before.status?.packageSha256);
+    // A look at it again is no second Event.
+    await merge({ metadata: { labels: { seen: 'again' } } });
+    await merge({ spec: { handler: 'index.handler' } });
+    await expect.poll(async () => readyOf(await read())).toBe('True');
+    expect((await told())[0]?.series).toBeUndefined();
+  });
 
   test('of many changes at once the last one counts, and those that a status came too late for are no failures', async () => {
     await start();

@@ -389,6 +389,24 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('objects in a cluster wi
     expect(observation?.problem?.message).toContain('exceeded quota: small');
   });
 
+  test('a quota that does not allow the pods of every node is told of, and no more once it does', async () => {
+    const one = await scene();
+    const node = `node-${randomUUID().slice(0, 8)}`;
+    await one.kubernetes.request('POST', '/api/v1/nodes', { body: { metadata: { name: node } } });
+    closeLater(async () => void (await one.kubernetes.request('DELETE', `/api/v1/nodes/${node}`)));
+    await one.kubectl('create', 'quota', 'small', '--hard=limits.memory=1Mi');
+    await expect.poll(() => one.field('quota/small', '{.status.hard}')).toContain('1Mi');
+    const workload = await one.wants({ placement: { everyNode: true } });
+    await one.backend.ensure(workload);
+    const observation = await untilObserved(one.backend, one.key, why('QuotaExceeded'));
+    // No name of a pod, which is another at every attempt.
+    expect(observation?.problem?.message).toMatch(/^its pods are refused: exceeded quota: small, /);
+    await one.kubectl('delete', 'quota', 'small');
+    const stop = keep(one.backend, workload);
+    await untilObserved(one.backend, one.key, (now) => now?.replicas === 1 && !why('QuotaExceeded')(now));
+    stop();
+  });
+
   test('what the API server does not take is told of, and what runs goes on running', async () => {
     const one = await scene();
     await one.backend.ensure(await one.wants());

@@ -1,5 +1,5 @@
 import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { ClusterError, openCluster, resourcePath, type Cluster } from '../../../controller/cluster/client.ts';
 import { AtollError } from '../../../runtime/errors.ts';
@@ -113,6 +113,40 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('with a real API server'
     await cluster.request('GET', configMaps);
   });
 
+  test('a plug-in, a certificate and the name of another open the door', async () => {
+    const folder = await temporaryFolder();
+    const plugin = join(folder, 'plug-in');
+    const apiVersion = 'client.authentication.k8s.io/v1';
+    const answers = async (token: string): Promise<void> => {
+      const answer = JSON.stringify({ apiVersion, kind: 'ExecCredential', status: { token } });
+      await writeFile(plugin, `#!/bin/sh\necho '${answer}'\n`, { mode: 0o700 });
+    };
+    await answers('old');
+    const withUser = (user: object): Promise<Cluster> =>
+      opened(kubernetes.kubeconfig('x').replace('token: x', JSON.stringify(user)));
+    const plugged = await withUser({ exec: { apiVersion, command: plugin, interactiveMode: 'Never' } });
+    expect((await failure(plugged.request('GET', configMaps))).status).toBe(401);
+    await answers(kubernetes.tokenOf('admin'));
+    await plugged.request('GET', configMaps);
+
+    const pki = dirname(kubernetes.caFile);
+    const certified = await withUser({
+      'client-certificate': join(pki, 'kubelet-client.crt'),
+      'client-key': join(pki, 'kubelet-client.key'),
+    });
+    await certified.request('GET', configMaps);
+    expect(await certified.bearer()).toBeUndefined();
+
+    const asAda = await withUser({ token: kubernetes.tokenOf('admin'), as: 'ada', 'as-groups': ['b', 'c'] });
+    const { status } = await asAda.request<{ status: { userInfo: { username: string; groups: string[] } } }>(
+      'POST',
+      '/apis/authentication.k8s.io/v1/selfsubjectreviews',
+      { body: { apiVersion: 'authentication.k8s.io/v1', kind: 'SelfSubjectReview' } },
+    );
+    expect(status.userInfo.username).toBe('ada');
+    expect(status.userInfo.groups).toEqual(expect.arrayContaining(['b', 'c']));
+  });
+
   test('a server that stands still is given up after the time that was set', async () => {
     const cluster = await opened(kubernetes.kubeconfig(kubernetes.tokenOf('admin')), { answerMs: 1_500 });
     await cluster.request('GET', configMaps);
@@ -166,11 +200,19 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('with a real API server'
     });
     await kubernetes.apiserver.pause();
     const post = failure(guarded.request('POST', configMaps, { body: configMap('late') }));
+    const exchange = failure(
+      guarded.exchange('POST', configMaps, {
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify(configMap('late')),
+      }),
+    );
     // It waits for the server to greet it.
-    await expect.poll(() => wire.connections).toBe(1);
+    await expect.poll(() => wire.connections).toBe(2);
     may = false;
     kubernetes.apiserver.resume();
     expect(await post).toMatchObject({ code: 'LeaseLost', message: 'not any more' });
+    expect(await exchange).toMatchObject({ code: 'LeaseLost', message: 'not any more' });
+    expect((await guarded.exchange('GET', configMaps, {})).statusCode).toBe(200);
     expect((await guarded.request<{ items: unknown[] }>('GET', configMaps)).items).toBeDefined();
     const writes = (await kubernetes.audited()).filter(
       ({ verb, objectRef }) => verb === 'create' && objectRef?.name === 'late',

@@ -8,7 +8,12 @@ import { keyText, UnreadableObjectError, type Key } from '../../../controller/st
 import { manifest, testStore, told } from '../../contracts/store.ts';
 import { closeLater } from '../../support/closing.ts';
 import { temporaryFolder } from '../../support/folder.ts';
-import { deleteFunctions, functionsPath, installFunctionKind } from '../../support/function-kind.ts';
+import {
+  deleteFunctions,
+  functionsPath,
+  installFunctionKind,
+  makeUnreadable,
+} from '../../support/function-kind.ts';
 import { startKubernetes, type AuditEvent, type Kubernetes } from '../../support/kubernetes.ts';
 import { missing } from '../../support/requirement.ts';
 import { startWire, type Wire } from '../../support/wire.ts';
@@ -246,26 +251,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('in a cluster', () => {
     await store.put(manifest('hello'));
     await store.synced();
     const good = await store.list();
-    // The rule is taken away for a moment, as if it were newer than the object.
-    const definition = '/apis/apiextensions.k8s.io/v1/customresourcedefinitions/functions.atoll.dev';
-    const at =
-      '/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/handler/x-kubernetes-validations';
-    const { body } = await kubernetes.request('GET', definition);
-    const rules = at
-      .slice(1)
-      .split('/')
-      .reduce<unknown>((node, step) => (node as Record<string, unknown>)[step], body);
-    const patch = (op: object): Promise<unknown> =>
-      kubernetes.request('PATCH', definition, { body: [op], contentType: 'application/json-patch+json' });
-    await patch({ op: 'remove', path: at });
-    closeLater(async () => void (await patch({ op: 'add', path: at, value: rules })));
-    await expect
-      .poll(async () => {
-        const contentType = 'application/merge-patch+json';
-        const body = { spec: { handler: 'nothing' } };
-        return (await kubernetes.request('PATCH', pathOf(hello), { body, contentType })).status;
-      })
-      .toBe(200);
+    await makeUnreadable(kubernetes, pathOf(hello));
     await expect
       .poll(() => store.get(hello).catch((error: unknown) => error))
       .toBeInstanceOf(UnreadableObjectError);
