@@ -10,13 +10,19 @@ import { toolPath } from '../../tools/install.ts';
 import { folderMode, writeAtomically } from '../stores/atomic-file.ts';
 import { markProcess } from '../stores/process-marks.ts';
 import type { SitePaths } from '../stores/site.ts';
+import {
+  brokerConfig,
+  loopback,
+  users,
+  type BrokerRole,
+  type Passwords,
+  type Ports,
+} from './configuration.ts';
 import { choosePorts } from './ports.ts';
+import { openSystemAccount, type SystemAccount } from './system-account.ts';
 
-const host = '127.0.0.1';
 /** Where a client that was told nothing looks. */
-const usualPorts = { nats: 4222, mqtt: 1883, websocket: 9222 } as const;
-/** CONTRACTS 4.8; the server warns above it. */
-const maxPayload = '8MB';
+export const usualPorts = { nats: 4222, mqtt: 1883, websocket: 9222, leaf: 7422 } as const;
 const probeMs = 25;
 const probeTimeoutMs = 2_000;
 /** Recovering a large store takes a while after a power cut. */
@@ -30,22 +36,6 @@ const slowConsumer = /Slow Consumer Detected/;
 const writeFailed = /critical write error|JetStream .*will be DISABLED/i;
 const spaceBytes = 1024 * 1024;
 const spaceMs = 1_000;
-/**
- * What may wait for one client. The default of 64 MB is what each plain trigger of a host may hold besides: a burst
- * would throw the host out as a slow consumer, with its subscriptions, and lose what no one counts.
- */
-const maxPending = '256MB';
-/**
- * MQTT messages on their way to one subscription. What a client did not acknowledge within `ack_wait` is sent again,
- * also over a connection that works: the last of them must have its turn by then, with a client that takes one after
- * the other, and comes back after a while. With the server's own 1,024 a host that stood still for 6 s was sent 1,639
- * of 3,000 events twice, since what was repeated made the rest late.
- */
-const maxUnacknowledged = 100;
-
-type Listener = keyof typeof usualPorts;
-type Ports = Partial<Record<Listener, number>>;
-
 export interface BrokerOptions {
   readonly paths: SitePaths;
   /** The JetStream domain, too (CONTRACTS 1). */
@@ -54,7 +44,9 @@ export interface BrokerOptions {
   /** Also listens for browsers; off by default (CONTRACTS 7). */
   readonly websocket?: boolean;
   /** Which ports to take when no earlier start remembers others and they are free. */
-  readonly ports?: Ports;
+  readonly ports?: Partial<Ports>;
+  /** Default: alone. */
+  readonly role?: BrokerRole;
   /** How soon JetStream writes through to the disk, such as `always` or `10s`. Default: the server's own. */
   readonly syncInterval?: string;
   /** The program. Default: the one on PATH or in the tool cache. */
@@ -65,100 +57,128 @@ export interface Broker {
   readonly nats: { readonly url: string };
   readonly mqtt: { readonly url: string };
   readonly websocket?: { readonly url: string };
+  /** Of a hub: where its robots come in. */
+  readonly leaf?: { readonly url: string };
   readonly serverName: string;
   readonly pid: number | undefined;
   /** Resolves when it answers, now or after a restart. */
   ready(): Promise<void>;
+  /** Of a hub or a robot: asks and commands the server itself. */
+  readonly system?: SystemAccount;
+  /**
+   * Of a hub or a robot: another role of the same kind, taken over without a restart. Rejects when the server did not
+   * confirm it; then it is in force from its next start on.
+   */
+  configure(role: BrokerRole): Promise<void>;
   stop(): Promise<void>;
 }
 
 /** Resolves when it answers; rejects with AtollError ProcessFailed when it cannot be started. */
 export async function startBroker(options: BrokerOptions): Promise<Broker> {
-  const { paths, site, log, websocket = false } = options;
+  const { paths, site, log, role = { kind: 'alone' } } = options;
   const command = options.command ?? (await toolPath('nats-server', { log: (line) => log.info(line) }));
   await mkdir(paths.nats, { recursive: true, mode: folderMode });
   const configFile = join(paths.nats, 'nats-server.conf');
   const serverName = `${site}-${randomBytes(4).toString('hex')}`;
-  const wanted = { ...usualPorts, ...options.ports };
-  const { nats, mqtt } = wanted;
-  const preferred = websocket ? wanted : { nats, mqtt };
 
   // Between looking and binding somebody else may take a port: then others are chosen, but only at the start,
   // since later the clients know these.
   for (let attempt = 1; ; attempt += 1) {
-    const ports: Ports = await choosePorts<Listener>(
-      join(paths.nats, 'ports.json'),
-      preferred as Record<Listener, number>,
-    );
-    const config = brokerConfig({ ...options, serverName, store: paths.nats, ports });
-    await writeAtomically(configFile, config);
-    const running = startServer({ command, configFile, serverName, ports, paths, log });
+    const ports = await portsOf(options);
+    const config = { ...options, serverName, store: paths.nats, ports };
+    const write = (next: BrokerRole): Promise<void> =>
+      writeAtomically(configFile, brokerConfig({ ...config, role: next }));
+    await write(role);
+    const running = startServer({
+      command,
+      configFile,
+      serverName,
+      ports,
+      listen: listenOf(role),
+      paths,
+      log,
+    });
     try {
       await running.server.started;
-      return brokerOf(running, ports, serverName);
     } catch (error) {
       await running.stop();
       if (attempt >= 3 || !/address already in use/.test(String(error))) throw error;
       log.warn({ ports }, 'a port was taken in the last moment; choosing others');
+      continue;
     }
+    const system =
+      role.kind === 'alone' ? undefined : await systemOf(role.passwords, { paths, site, ports, log });
+    return brokerOf(running, { ports, serverName, role, system, write });
   }
 }
 
-function brokerOf(running: RunningServer, ports: Ports, serverName: string): Broker {
+/** What robots come in by is where they were told to look: nothing else is chosen for it. */
+async function portsOf({ paths, role, websocket = false, ports: given }: BrokerOptions): Promise<Ports> {
+  const { leaf, websocket: web, ...own } = { ...usualPorts, ...given };
+  const file = join(paths.nats, 'ports.json');
+  if (role?.kind === 'control') {
+    return { ...(await choosePorts(file, own)), leaf, ...(websocket && { websocket: web }) };
+  }
+  return await choosePorts<keyof typeof own | 'websocket'>(
+    file,
+    (websocket ? { ...own, websocket: web } : own) as Record<keyof typeof own | 'websocket', number>,
+  );
+}
+
+const listenOf = (role: BrokerRole): string => (role.kind === 'control' ? role.listen : loopback);
+
+function brokerOf(
+  running: RunningServer,
+  made: {
+    ports: Ports;
+    serverName: string;
+    role: BrokerRole;
+    system: SystemAccount | undefined;
+    write(role: BrokerRole): Promise<void>;
+  },
+): Broker {
   const { server, stop } = running;
+  const { ports, serverName, role, system, write } = made;
+  const outside = listenOf(role);
+  const tls = role.kind === 'control' && role.tls !== undefined;
   return {
-    nats: { url: `nats://${host}:${ports.nats}` },
-    mqtt: { url: `mqtt://${host}:${ports.mqtt}` },
-    ...(ports.websocket !== undefined && { websocket: { url: `ws://${host}:${ports.websocket}` } }),
+    nats: { url: `nats://${loopback}:${ports.nats}` },
+    mqtt: { url: `mqtt://${loopback}:${ports.mqtt}` },
+    ...(ports.websocket !== undefined && {
+      websocket: { url: `${tls ? 'wss' : 'ws'}://${outside}:${ports.websocket}` },
+    }),
+    ...(ports.leaf !== undefined && {
+      leaf: { url: `${tls ? 'tls' : 'nats-leaf'}://${outside}:${ports.leaf}` },
+    }),
     serverName,
     get pid() {
       return server.pid;
     },
     ready: () => server.ready(),
-    stop,
+    ...(system && { system }),
+    async configure(next) {
+      await write(next);
+      await system?.reload();
+    },
+    async stop() {
+      await system?.close();
+      await stop();
+    },
   };
 }
 
-/** nats-server's configuration file. Pure. */
-export function brokerConfig(options: {
-  readonly serverName: string;
-  readonly site: string;
-  readonly store: string;
-  readonly ports: Ports;
-  readonly syncInterval?: string;
-}): string {
-  const { serverName, site, store, ports, syncInterval } = options;
-  const text = (value: string): string => JSON.stringify(value);
-  return [
-    `server_name: ${text(serverName)}`,
-    `host: ${text(host)}`,
-    `port: ${ports.nats}`,
-    `max_payload: ${maxPayload}`,
-    `max_pending: ${maxPending}`,
-    'jetstream {',
-    `  store_dir: ${text(store)}`,
-    `  domain: ${text(site)}`,
-    ...(syncInterval === undefined ? [] : [`  sync_interval: ${text(syncInterval)}`]),
-    '}',
-    'mqtt {',
-    `  host: ${text(host)}`,
-    `  port: ${ports.mqtt}`,
-    // What a client did not acknowledge before it lost its connection: 30 s by default, also when it is back at once.
-    '  ack_wait: "5s"',
-    `  max_ack_pending: ${maxUnacknowledged}`,
-    '}',
-    ...(ports.websocket === undefined
-      ? []
-      : [
-          'websocket {',
-          `  host: ${text(host)}`,
-          `  port: ${ports.websocket}`,
-          '  no_tls: true',
-          '  same_origin: true',
-          '}',
-        ]),
-    '',
-  ].join('\n');
+async function systemOf(
+  passwords: Passwords,
+  at: { paths: SitePaths; site: string; ports: Ports; log: Log },
+): Promise<SystemAccount> {
+  const credentialsFile = join(at.paths.nats, 'system.json');
+  const credentials = { user: users.system, pass: passwords.system };
+  await writeAtomically(credentialsFile, `${JSON.stringify(credentials)}\n`);
+  return openSystemAccount({
+    settings: { url: `nats://${loopback}:${at.ports.nats}`, credentialsFile },
+    site: at.site,
+    log: at.log,
+  });
 }
 
 interface RunningServer {
@@ -171,10 +191,11 @@ function startServer(options: {
   configFile: string;
   serverName: string;
   ports: Ports;
+  listen: string;
   paths: SitePaths;
   log: Log;
 }): RunningServer {
-  const { command, configFile, serverName, ports, paths, log } = options;
+  const { command, configFile, serverName, ports, listen, paths, log } = options;
   const marks = markProcess(paths.run, { name: 'nats-server' }, log);
   let broken: AbortController | undefined;
 
@@ -196,7 +217,7 @@ function startServer(options: {
     command,
     args: ['--config', configFile],
     readyTimeoutMs,
-    ready: (child) => untilItAnswers(child, serverName, ports),
+    ready: (child) => untilItAnswers(child, { serverName, ports, listen }),
     onState(state: SupervisedState) {
       marks.onState(state);
       if (state.kind !== 'ready') broken?.abort();
@@ -236,10 +257,13 @@ async function freeBytes(folder: string): Promise<number> {
  * Every listener takes connections, and the one for clients greets with our server's name: on a port that
  * somebody else took, somebody else would answer.
  */
-async function untilItAnswers(child: StartingChild, serverName: string, ports: Ports): Promise<void> {
+async function untilItAnswers(
+  child: StartingChild,
+  { serverName, ports, listen }: { serverName: string; ports: Ports; listen: string },
+): Promise<void> {
   for (;;) {
     try {
-      const greeting = await firstLine(ports.nats as number, child.signal);
+      const greeting = await firstLine(ports.nats, child.signal);
       const info = JSON.parse(greeting.replace(/^INFO /, '')) as { server_name?: string };
       if (info.server_name !== serverName) {
         throw new Error(`port ${ports.nats} is answered by "${info.server_name}": address already in use`);
@@ -251,8 +275,14 @@ async function untilItAnswers(child: StartingChild, serverName: string, ports: P
       await pause(probeMs, undefined, { signal: child.signal });
     }
   }
-  for (const port of [ports.mqtt, ports.websocket]) {
-    while (port !== undefined && !(await accepts(port))) {
+  const outside = listen === '0.0.0.0' ? loopback : listen === '::' ? '::1' : listen;
+  const listeners = [
+    [loopback, ports.mqtt],
+    [outside, ports.websocket],
+    [outside, ports.leaf],
+  ] as const;
+  for (const [host, port] of listeners) {
+    while (port !== undefined && !(await accepts(host, port))) {
       await pause(probeMs, undefined, { signal: child.signal });
     }
   }
@@ -260,7 +290,7 @@ async function untilItAnswers(child: StartingChild, serverName: string, ports: P
 
 function firstLine(port: number, signal: AbortSignal): Promise<string> {
   return new Promise((resolve, reject) => {
-    const socket = connect({ host, port, signal, timeout: probeTimeoutMs });
+    const socket = connect({ host: loopback, port, signal, timeout: probeTimeoutMs });
     let text = '';
     socket.setEncoding('utf8');
     socket.on('data', (chunk: string) => {
@@ -276,7 +306,7 @@ function firstLine(port: number, signal: AbortSignal): Promise<string> {
   });
 }
 
-function accepts(port: number): Promise<boolean> {
+function accepts(host: string, port: number): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect({ host, port, timeout: probeTimeoutMs });
     socket.once('connect', () => {

@@ -82,6 +82,8 @@ export interface SiteInfo {
   readonly mqtt?: { readonly url: string };
   readonly s3?: { readonly endpoint: string; readonly region: string; readonly bucket: string };
   readonly websocket?: { readonly url: string };
+  /** Of a hub: where robots come in. */
+  readonly leaf?: { readonly url: string };
 }
 
 export interface ClaimedSite {

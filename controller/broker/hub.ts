@@ -1,0 +1,261 @@
+/**
+ * The hub's side: who may come in, one stream that sources those of all robots, and how each robot is. A source that
+ * does not follow, though its robot answers, is taken off and put on again: by itself it would wait for up to 49 s after
+ * a longer cut.
+ */
+import {
+  DiscardPolicy,
+  jetstreamManager,
+  RetentionPolicy,
+  StorageType,
+  type JetStreamManager,
+  type StreamConfig,
+  type StreamSource,
+} from '@nats-io/jetstream';
+import { headers, type Msg, type Subscription } from '@nats-io/nats-core';
+import type { NatsConnection } from '@nats-io/transport-node';
+import type { NatsLink } from '../../runtime/clients/nats.ts';
+import { faultOf } from '../../runtime/errors.ts';
+import type { Log } from '../../runtime/log.ts';
+import type { BrokerRole, RobotUser } from './configuration.ts';
+import { claimBucket, claimSubject, keptSubjects, sourceDeliveries, telemetryStream } from './crossing.ts';
+import type { Broker } from './nats-server.ts';
+import { heartbeatOf, openPresence, presenceSubject, type RobotPresence } from './presence.ts';
+import { robotUsers, type Robots } from './robots.ts';
+
+/** A source that lives shows it every second. */
+const silentSourceMs = 3_500;
+/** Longer than a source takes to begin. */
+const kickAgainMs = 4_000;
+const retryMs = 1_000;
+
+export interface HubOptions {
+  readonly broker: Broker;
+  readonly role: BrokerRole & { kind: 'control' };
+  readonly robots: Robots;
+  /** To our own server. */
+  readonly link: NatsLink;
+  readonly log: Log;
+}
+
+export interface Hub {
+  /** In the order of their ids. */
+  list(): Promise<RobotPresence[]>;
+  stop(): Promise<void>;
+}
+
+export function startHub(options: HubOptions): Hub {
+  const { broker, role, robots, link, log } = options;
+  const stopping = new AbortController();
+  const presence = openPresence();
+  const kickedAt = new Map<string, number>();
+  let accepted: readonly RobotUser[] = role.robots;
+  let wanted: ReadonlySet<string> = new Set(role.robots.map(({ robot }) => robot));
+  /** One change of the stream at a time. */
+  let changing: Promise<void> = Promise.resolve();
+  let applying: Promise<void> | undefined;
+  let again = false;
+  let subscription: Subscription | undefined;
+  let retry: NodeJS.Timeout | undefined;
+
+  /** What is declared becomes so; called at each change, and again where it failed. */
+  function applySoon(): void {
+    if (stopping.signal.aborted) return;
+    again = true;
+    applying ??= (async () => {
+      while (again && !stopping.signal.aborted) {
+        again = false;
+        await apply().catch((error: unknown) => {
+          log.warn({ error: faultOf(error).message }, 'the robots could not be brought up to date');
+          clearTimeout(retry);
+          retry = setTimeout(applySoon, retryMs);
+        });
+      }
+      applying = undefined;
+    })();
+  }
+
+  async function apply(): Promise<void> {
+    const next = robotUsers(await robots.list(), Date.now());
+    const ids = new Set(next.map(({ robot }) => robot));
+    const gone = [...wanted].filter((robot) => !ids.has(robot));
+    if (JSON.stringify(next) !== JSON.stringify(accepted)) {
+      await broker.configure({ ...role, robots: next });
+      const keys = new Set(next.map(({ link: key }) => key));
+      if (accepted.some(({ link: key }) => !keys.has(key))) await cutLinks();
+      accepted = next;
+      log.info({ robots: [...ids] }, 'the robots that may come in were changed');
+    }
+    wanted = ids;
+    for (const robot of gone) presence.forget(robot);
+    const connection = link.current();
+    // With the next connection it is done again.
+    if (connection === undefined) return;
+    await ensureClaims(connection);
+    for (const robot of gone) await freeClaim(connection, robot);
+    await change(() => setSources(connection, [...ids]));
+  }
+
+  /**
+   * A reload ends no link, and by which key one came in the server does not tell: its name is what the robot says. So
+   * all are cut, and who still has a good key is back within a second.
+   */
+  async function cutLinks(): Promise<void> {
+    const links = (await broker.system?.links()) ?? [];
+    for (const one of links) await broker.system?.cut(one);
+  }
+
+  function change(what: () => Promise<void>): Promise<void> {
+    const done = changing.then(what);
+    changing = done.catch(() => {});
+    return done;
+  }
+
+  function onHeartbeat(error: Error | null, message: Msg): void {
+    if (error !== null) return;
+    // Whoever may publish there is the robot itself.
+    const robot = message.subject.split('.')[1] ?? '';
+    if (!wanted.has(robot)) return;
+    let heartbeat;
+    try {
+      heartbeat = heartbeatOf(message.json());
+    } catch {
+      heartbeat = undefined;
+    }
+    if (heartbeat === undefined) return log.warn({ robot }, 'what a robot told of itself cannot be read');
+    message.respond();
+    const { returned } = presence.heard(robot, heartbeat);
+    void follow(robot, returned).catch((problem: unknown) => {
+      log.debug({ robot, error: faultOf(problem).message }, 'how far a robot was followed could not be seen');
+    });
+  }
+
+  async function follow(robot: string, returned: boolean): Promise<void> {
+    const connection = link.current();
+    if (connection === undefined) return;
+    const manager = await jetstreamManager(connection, { checkAPI: false });
+    presence.got(robot, await sourcedUpTo(manager, robot));
+    const { sources = [] } = await manager.streams.info(telemetryStream);
+    // What the server tells of a source is more than the client's type has.
+    const source = sources.find((one) => (one as StreamSource).external?.api === apiOf(robot));
+    // Nanoseconds; below 0: never.
+    const silentMs = source === undefined || source.active < 0 ? Infinity : source.active / 1e6;
+    const sinceKick = performance.now() - (kickedAt.get(robot) ?? -Infinity);
+    if (silentMs < (returned ? silentSourceMs / 2 : silentSourceMs) || sinceKick < kickAgainMs) return;
+    kickedAt.set(robot, performance.now());
+    log.info({ robot, silentMs: Math.round(silentMs) }, 'the robot is back: its stream is followed anew');
+    await change(async () => {
+      const ids = [...wanted];
+      await setSources(
+        connection,
+        ids.filter((id) => id !== robot),
+      );
+      await setSources(connection, ids);
+    });
+  }
+
+  function listen(): void {
+    const connection = link.current();
+    if (connection === undefined) return;
+    // It survives reconnects.
+    subscription ??= connection.subscribe(presenceSubject('*'), { callback: onHeartbeat });
+    applySoon();
+  }
+
+  const stopListening = link.onState(({ connected }) => {
+    if (connected) listen();
+  });
+  const stopWatching = robots.watch(applySoon);
+  listen();
+  applySoon();
+
+  return {
+    async list() {
+      const links = (await broker.system?.links().catch(() => [])) ?? [];
+      const ids = new Set([
+        ...(await robots.list()).map(({ id }) => id),
+        ...accepted.map(({ robot }) => robot),
+      ]);
+      return [...ids].sort().map((robot) => {
+        // The instance, which no id ends with, is cut off the server's name.
+        const found = links.find(({ name }) => name.replace(/-[0-9a-f]{8}$/, '') === robot);
+        return {
+          ...presence.of(robot),
+          ...(found && { address: found.address }),
+          keys: accepted.filter((user) => user.robot === robot).length,
+        };
+      });
+    },
+    async stop() {
+      stopping.abort();
+      clearTimeout(retry);
+      stopListening();
+      stopWatching();
+      subscription?.unsubscribe();
+      await applying;
+      await changing;
+    },
+  };
+}
+
+const apiOf = (robot: string): string => `$JS.${robot}.API`;
+
+const sourceOf = (robot: string): StreamSource => ({
+  name: telemetryStream,
+  filter_subject: keptSubjects(robot),
+  external: { api: apiOf(robot), deliver: sourceDeliveries(robot) },
+});
+
+/** Without robots there is no such stream, and of one that had some the messages stay. */
+async function setSources(connection: NatsConnection, robots: readonly string[]): Promise<void> {
+  const manager = await jetstreamManager(connection, { checkAPI: false });
+  const existing = await manager.streams.info(telemetryStream).catch(() => undefined);
+  const sources = robots.map(sourceOf);
+  if (existing === undefined) {
+    if (sources.length === 0) return;
+    await manager.streams.add({
+      name: telemetryStream,
+      // It captures nothing itself: what comes live over a link would be stored twice.
+      sources,
+      retention: RetentionPolicy.Limits,
+      storage: StorageType.File,
+      discard: DiscardPolicy.Old,
+    } as StreamConfig);
+    return;
+  }
+  const has = (existing.config.sources ?? []).map(({ external }) => external?.api ?? '').sort();
+  if (has.join() === robots.map(apiOf).sort().join() && existing.config.subjects === undefined) return;
+  // A stream without sources would be given its own name as subject: then that is taken off again.
+  await manager.streams.update(telemetryStream, { ...existing.config, subjects: [], sources });
+}
+
+/** How far the hub has the robot's stream; 0: it has nothing of it. */
+async function sourcedUpTo(manager: JetStreamManager, robot: string): Promise<number> {
+  const last = await manager.streams.getMessage(telemetryStream, { last_by_subj: keptSubjects(robot) });
+  const [, seq] = last?.header.get('Nats-Stream-Source').split(' ') ?? [];
+  return Number(seq ?? 0);
+}
+
+async function ensureClaims(connection: NatsConnection): Promise<void> {
+  const manager = await jetstreamManager(connection, { checkAPI: false });
+  const name = `KV_${claimBucket}`;
+  if ((await manager.streams.info(name).catch(() => undefined)) !== undefined) return;
+  await manager.streams.add({
+    name,
+    subjects: [claimSubject('>')],
+    retention: RetentionPolicy.Limits,
+    storage: StorageType.File,
+    discard: DiscardPolicy.New,
+    max_msgs_per_subject: 1,
+    allow_direct: true,
+    allow_rollup_hdrs: true,
+    deny_delete: true,
+  });
+}
+
+/** A robot of the same id that is added later has nobody to wait for. */
+async function freeClaim(connection: NatsConnection, robot: string): Promise<void> {
+  const sent = headers();
+  sent.set('KV-Operation', 'DEL');
+  await connection.request(claimSubject(robot), '', { timeout: 2_000, headers: sent });
+}

@@ -1,0 +1,131 @@
+/** What a robot tells its hub every second, and what the hub knows by it. */
+
+/** A request, so that the robot learns of a link that carries nothing. */
+export const presenceSubject = (robot: string): string => `robots.${robot}.stats.presence`;
+
+export interface Heartbeat {
+  /** ISO 8601, by the robot's clock: when its site was started. */
+  readonly since: string;
+  readonly functions: { readonly ready: number; readonly total: number };
+  /** The robot's own stream: what it keeps for the hub. */
+  readonly kept: { readonly firstSeq: number; readonly lastSeq: number; readonly bytes: number };
+  /** Of the heartbeat before; absent: it was not answered. */
+  readonly rttMs?: number;
+}
+
+export interface RobotPresence {
+  readonly robot: string;
+  readonly online: boolean;
+  /** ISO 8601, by the hub's clock: since when it has been online, or offline if it ever was online since the hub's start. */
+  readonly since?: string;
+  /** As the hub sees it. */
+  readonly address?: string;
+  readonly rttMs?: number;
+  /** What the robot has kept and the hub has not got: as far as the robot told, and since when there is anything. */
+  readonly lag?: { readonly messages: number; readonly seconds: number };
+  /** Dropped on the robot, whose disk share was used up, before the hub had them. */
+  readonly dropped: number;
+  readonly functions?: Heartbeat['functions'];
+  /** How many pairs of keys open its link now: two while they are exchanged, 0: none is in force yet. */
+  readonly keys: number;
+}
+
+const offlineMs = 5_000;
+
+export interface Presence {
+  heard(robot: string, heartbeat: Heartbeat): { readonly returned: boolean };
+  /** How far the hub has the robot's stream. */
+  got(robot: string, seq: number): void;
+  of(robot: string): Omit<RobotPresence, 'keys' | 'address'>;
+  forget(robot: string): void;
+}
+
+interface Known {
+  heartbeat: Heartbeat;
+  heardMs: number;
+  onlineSince: number;
+  gotSeq: number;
+  levelMs: number;
+  lostUpTo: number;
+  dropped: number;
+}
+
+/** `nowMs`: monotonic. `now`: ms since the epoch, only to be shown. */
+export function openPresence(
+  clock: { nowMs(): number; now(): number } = { nowMs: () => performance.now(), now: Date.now },
+): Presence {
+  const robots = new Map<string, Known>();
+  const shown = (ms: number): string => new Date(clock.now() - (clock.nowMs() - ms)).toISOString();
+
+  function weigh(known: Known): void {
+    const { firstSeq, lastSeq } = known.heartbeat.kept;
+    if (known.gotSeq >= lastSeq) known.levelMs = clock.nowMs();
+    const gone = firstSeq - 1;
+    const accounted = Math.max(known.gotSeq, known.lostUpTo);
+    if (lastSeq > 0 && gone > accounted) {
+      known.dropped += gone - accounted;
+      known.lostUpTo = gone;
+    }
+  }
+
+  return {
+    heard(robot, heartbeat) {
+      const now = clock.nowMs();
+      const before = robots.get(robot);
+      const returned = before === undefined || now - before.heardMs > offlineMs / 2;
+      const known: Known = before ?? {
+        heartbeat,
+        heardMs: now,
+        onlineSince: now,
+        gotSeq: 0,
+        levelMs: now,
+        // What it dropped before we knew it is not known to be missing here.
+        lostUpTo: heartbeat.kept.firstSeq - 1,
+        dropped: 0,
+      };
+      if (before !== undefined && now - before.heardMs > offlineMs) known.onlineSince = now;
+      known.heartbeat = heartbeat;
+      known.heardMs = now;
+      robots.set(robot, known);
+      weigh(known);
+      return { returned };
+    },
+    got(robot, seq) {
+      const known = robots.get(robot);
+      if (known === undefined || seq <= known.gotSeq) return;
+      known.gotSeq = seq;
+      weigh(known);
+    },
+    of(robot) {
+      const known = robots.get(robot);
+      if (known === undefined) return { robot, online: false, dropped: 0 };
+      const { heartbeat, heardMs, onlineSince, gotSeq, levelMs, dropped } = known;
+      const now = clock.nowMs();
+      const online = now - heardMs <= offlineMs;
+      const messages = Math.max(0, heartbeat.kept.lastSeq - gotSeq);
+      return {
+        robot,
+        online,
+        since: shown(online ? onlineSince : heardMs),
+        ...(online && heartbeat.rttMs !== undefined && { rttMs: heartbeat.rttMs }),
+        lag: {
+          messages,
+          seconds:
+            messages === 0 && online ? 0 : Math.round((now - (messages ? levelMs : heardMs)) / 100) / 10,
+        },
+        dropped,
+        functions: heartbeat.functions,
+      };
+    },
+    forget: (robot) => void robots.delete(robot),
+  };
+}
+
+/** Undefined: it is none. */
+export function heartbeatOf(value: unknown): Heartbeat | undefined {
+  const { since, functions, kept, rttMs } = (value ?? {}) as Partial<Heartbeat>;
+  const counts = [functions?.ready, functions?.total, kept?.firstSeq, kept?.lastSeq, kept?.bytes];
+  if (typeof since !== 'string' || !counts.every((count) => Number.isSafeInteger(count))) return undefined;
+  if (rttMs !== undefined && typeof rttMs !== 'number') return undefined;
+  return value as Heartbeat;
+}

@@ -1,0 +1,62 @@
+import { expect, test } from 'vitest';
+import { heartbeatOf, openPresence, type Heartbeat } from '../../../controller/broker/presence.ts';
+
+const beat = (lastSeq: number, firstSeq = 1): Heartbeat => ({
+  since: '2026-11-28T12:00:00.000Z',
+  functions: { ready: 1, total: 2 },
+  kept: { firstSeq, lastSeq, bytes: 0 },
+});
+
+function watched() {
+  let ms = 0;
+  const started = Date.parse('2026-11-28T12:00:00Z');
+  const presence = openPresence({ nowMs: () => ms, now: () => started + ms });
+  return { presence, pass: (span: number) => void (ms += span) };
+}
+
+test('a robot is online while it is heard, and since when is told by the clock of the hub', () => {
+  const { presence, pass } = watched();
+  expect(presence.of('r')).toEqual({ robot: 'r', online: false, dropped: 0 });
+  presence.heard('r', beat(0));
+  pass(3_000);
+  presence.heard('r', beat(0));
+  expect(presence.of('r')).toMatchObject({ online: true, since: '2026-11-28T12:00:00.000Z' });
+  pass(6_000);
+  expect(presence.of('r')).toMatchObject({ online: false, since: '2026-11-28T12:00:03.000Z' });
+  expect(presence.heard('r', beat(0)).returned).toBe(true);
+  expect(presence.of('r')).toMatchObject({ online: true, since: '2026-11-28T12:00:09.000Z' });
+});
+
+test('lag is what was kept and not got, and for how long there has been any', () => {
+  const { presence, pass } = watched();
+  presence.heard('r', beat(10));
+  presence.got('r', 10);
+  expect(presence.of('r').lag).toEqual({ messages: 0, seconds: 0 });
+  pass(1_000);
+  presence.heard('r', beat(15));
+  pass(1_000);
+  presence.heard('r', beat(20));
+  expect(presence.of('r').lag).toEqual({ messages: 10, seconds: 2 });
+  presence.got('r', 20);
+  expect(presence.of('r').lag).toEqual({ messages: 0, seconds: 0 });
+});
+
+test('what a robot had to drop before the hub got it is counted once', () => {
+  const { presence } = watched();
+  presence.heard('r', beat(10));
+  presence.got('r', 10);
+  presence.heard('r', beat(40, 21));
+  expect(presence.of('r').dropped).toBe(10);
+  presence.heard('r', beat(50, 26));
+  expect(presence.of('r').dropped).toBe(15);
+  presence.got('r', 50);
+  presence.heard('r', beat(60, 31));
+  expect(presence.of('r').dropped).toBe(15);
+});
+
+test('what is no heartbeat is none', () => {
+  expect(heartbeatOf(beat(1))).toEqual(beat(1));
+  for (const value of [null, 1, {}, { ...beat(1), kept: { firstSeq: 'x' } }, { ...beat(1), rttMs: 'x' }]) {
+    expect(heartbeatOf(value)).toBeUndefined();
+  }
+});
