@@ -2,6 +2,7 @@
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
+import type { RobotPresence } from '../controller/broker/presence.ts';
 import type { SiteInfo } from '../controller/stores/site.ts';
 import type { Key } from '../controller/stores/store.ts';
 import type { LiveStatus } from '../gateway/api/status.ts';
@@ -63,6 +64,12 @@ export class Gateway {
 
   status(key: Key, signal?: AbortSignal): Promise<LiveStatus> {
     return this.#json(`${pathOf(key)}/status`, { signal });
+  }
+
+  /** Of a hub. Rejects with NotFound elsewhere. */
+  async robots(signal?: AbortSignal): Promise<RobotPresence[]> {
+    const { robots } = await this.#json<{ robots: RobotPresence[] }>('/atoll/v1/robots', { signal });
+    return robots;
   }
 
   /** Whoever answers at the address. */

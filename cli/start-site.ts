@@ -4,7 +4,11 @@ import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { openLocalBackend } from '../controller/backends/local.ts';
+import { users, type BrokerRole } from '../controller/broker/configuration.ts';
+import { startHub } from '../controller/broker/hub.ts';
 import { startBroker, type Broker } from '../controller/broker/nats-server.ts';
+import { startRobotLink } from '../controller/broker/robot-link.ts';
+import { openRobots } from '../controller/broker/robots.ts';
 import { startSweep } from '../controller/broker/sweep.ts';
 import { startController } from '../controller/start.ts';
 import { openDirectoryStore } from '../controller/stores/directory.ts';
@@ -21,10 +25,11 @@ import type { Log } from '../runtime/log.ts';
 import { claimState, type Owner } from '../runtime/triggers/forget.ts';
 import { identify } from '../runtime/process/identity.ts';
 import { mqttSettings, natsSettings, s3Settings, type GivenFiles } from './site-credentials.ts';
+import { brokerRoleOf, siteOf, type SiteRole } from './site-role.ts';
 import { version } from './version.ts';
 
 /** CONTRACTS 1: also the JetStream domain. */
-const siteName = 'local';
+const aloneName = 'local';
 export const defaultPort = 8700;
 /** How long a start waits for a NATS server that is not ours. */
 const natsWaitMs = 3_000;
@@ -42,6 +47,8 @@ export interface SiteOptions {
   readonly keys?: string | undefined;
   /** A WebSocket listener of the own nats-server. */
   readonly websocket: boolean;
+  /** With an own nats-server only. Absent: a site that is neither. */
+  readonly role?: SiteRole | undefined;
   readonly log: Log;
   /** Told before each part that may take a while. */
   onStep(text: string): void;
@@ -62,6 +69,7 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
   const { log, onStep } = options;
   const site = await claimSite(options.dir, { log });
   const { paths } = site;
+  const siteName = options.role === undefined ? aloneName : siteOf(options.role);
   const stops: (() => Promise<void>)[] = [() => site.release()];
   const stopAll = async (): Promise<void> => {
     for (let stop = stops.pop(); stop !== undefined; stop = stops.pop()) await stop();
@@ -69,14 +77,21 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
   try {
     await mkdir(paths.packages, { recursive: true, mode: 0o700 });
     const s3 = options.s3 === undefined ? undefined : await s3Settings(options.s3, paths, process.env);
-    const broker = options.nats === undefined ? await ownBroker(options, paths) : undefined;
+    const role = options.role && (await brokerRoleOf(options.role, paths));
+    const broker =
+      options.nats === undefined ? await ownBroker(options, { paths, siteName, role }) : undefined;
     if (broker !== undefined) stops.push(() => broker.stop());
-    const nats = await natsSettings(options.nats ?? broker!.nats.url, paths, options.natsFiles);
-    const mqtt = await mqttOf(options, broker, paths);
+    const login = role && { user: users.atoll, password: role.passwords.atoll };
+    const nats = await natsSettings(
+      options.nats ?? withLogin(broker!.nats.url, login),
+      paths,
+      options.natsFiles,
+    );
+    const mqtt = await mqttOf(options, broker && withLogin(broker.mqtt.url, login), paths);
     const link = openNats(nats, { name: `atoll ${siteName} gateway`, site: siteName, log });
     stops.push(() => link.close());
     const owner = { id: site.id, place: `${hostname()}:${paths.dir}` };
-    if (options.nats !== undefined) await refuseForeignState(link, owner);
+    if (options.nats !== undefined) await refuseForeignState(link, siteName, owner);
     const inbox = openInbox(link, { site: siteName, log });
     const deadLetters = openDeadLetters(link, { site: siteName, log });
     const store = await openDirectoryStore({ dir: paths.dir, log });
@@ -103,6 +118,11 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
       log,
     });
     stops.push(() => sweep.stop());
+    const hub =
+      role?.kind === 'control'
+        ? startHub({ broker: broker!, role, robots: openRobots(paths.dir), link, log })
+        : undefined;
+    if (hub !== undefined) stops.push(() => hub.stop());
     const keysFile = await keysFileOf(options, paths);
     const gateway = await startGateway({
       host: options.host,
@@ -114,12 +134,28 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
       backend,
       inbox,
       deadLetters,
+      ...(hub && { robots: () => hub.list() }),
       log,
     });
-    const info = infoOf({ url: gateway.url, nats, mqtt, s3, broker });
+    const info = infoOf({ siteName, url: gateway.url, nats, mqtt, s3, broker });
     stops.push(async () => {
       await gateway.stop(await drainDeadline(store));
     });
+    if (role?.kind === 'robot' && options.role?.kind === 'robot') {
+      onStep('looking for the hub');
+      const robotLink = await startRobotLink({
+        broker: broker!,
+        role,
+        hub: options.role.file.hub,
+        robot: siteName,
+        siteId: site.id,
+        paths,
+        link,
+        functions: () => readiness(store),
+        log,
+      });
+      stops.push(() => robotLink.stop());
+    }
     await site.publish(info);
     return { info, paths, store, stop: stopAll, hurry: () => endMarkedProcesses(paths.run, log) };
   } catch (error) {
@@ -129,24 +165,50 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
 }
 
 /** A NATS that is away is no reason not to start; the sweep looks again when it is there. */
-async function refuseForeignState(link: NatsLink, owner: Owner): Promise<void> {
+async function refuseForeignState(link: NatsLink, siteName: string, owner: Owner): Promise<void> {
   await Promise.race([link.connection(), pause(natsWaitMs, undefined, { ref: false })]);
   await claimState(link, siteName, owner).catch((error: unknown) => {
     if (error instanceof AtollError && error.code === 'SiteInUse') throw error;
   });
 }
 
-async function ownBroker(options: SiteOptions, paths: SitePaths): Promise<Broker> {
+async function ownBroker(
+  options: SiteOptions,
+  made: { paths: SitePaths; siteName: string; role: BrokerRole | undefined },
+): Promise<Broker> {
   options.onStep('starting nats-server');
-  return await startBroker({ paths, site: siteName, log: options.log, websocket: options.websocket });
+  const { role } = options;
+  return await startBroker({
+    paths: made.paths,
+    site: made.siteName,
+    log: options.log,
+    websocket: options.websocket,
+    ...(made.role && { role: made.role }),
+    ...(role?.kind === 'control' && { ports: role.ports }),
+    // A robot is switched off, not shut down.
+    ...(role?.kind === 'robot' && { syncInterval: 'always' }),
+  });
+}
+
+/** An address with credentials in it, which end in a file for us alone. */
+function withLogin(url: string, login: { user: string; password: string } | undefined): string {
+  return login === undefined ? url : url.replace('://', `://${login.user}:${login.password}@`);
+}
+
+async function readiness(store: Store): Promise<{ ready: number; total: number }> {
+  const functions = await store.list();
+  const ready = functions.filter(({ status }) =>
+    status?.conditions?.some((condition) => condition.type === 'Ready' && condition.status === 'True'),
+  );
+  return { ready: ready.length, total: functions.length };
 }
 
 async function mqttOf(
   options: SiteOptions,
-  broker: Broker | undefined,
+  brokerUrl: string | undefined,
   paths: SitePaths,
 ): Promise<MqttSettings | undefined> {
-  const url = options.mqtt ?? broker?.mqtt.url;
+  const url = options.mqtt ?? brokerUrl;
   return url === undefined ? undefined : await mqttSettings(url, paths, options.mqttFiles);
 }
 
@@ -162,13 +224,14 @@ async function keysFileOf(options: SiteOptions, paths: SitePaths): Promise<strin
 }
 
 function infoOf(parts: {
+  siteName: string;
   url: string;
   nats: NatsSettings;
   mqtt: MqttSettings | undefined;
   s3: S3Settings | undefined;
   broker: Broker | undefined;
 }): SiteInfo {
-  const { url, nats, mqtt, s3, broker } = parts;
+  const { siteName, url, nats, mqtt, s3, broker } = parts;
   const self = identify(process.pid);
   return {
     version: version(),
@@ -180,6 +243,7 @@ function infoOf(parts: {
     ...(mqtt && { mqtt: { url: mqtt.url } }),
     ...(s3 && { s3: { endpoint: s3.endpoint, region: s3.region, bucket: s3.bucket } }),
     ...(broker?.websocket && { websocket: broker.websocket }),
+    ...(broker?.leaf && { leaf: broker.leaf }),
   };
 }
 

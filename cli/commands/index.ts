@@ -34,6 +34,8 @@ export const commands = {
   apply: entry('Create or change Function objects from files', () => import('./apply.ts')),
   delete: entry('Delete functions', () => import('./delete.ts')),
   dead: entry('List, show, redrive or purge dead letters', () => import('./dead.ts')),
+  robot: entry('Let a robot come in, give it new keys, or end it', () => import('./robot.ts')),
+  robots: entry('Show the robots of a hub and how each is', () => import('./robots.ts')),
   doctor: entry(
     'Say of each part of a site whether it is reachable and what is wrong',
     () => import('./doctor.ts'),

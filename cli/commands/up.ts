@@ -1,10 +1,14 @@
 import { Writable } from 'node:stream';
+import { usualPorts } from '../../controller/broker/nats-server.ts';
+import { programsFile } from '../../controller/broker/passwords.ts';
+import { openSiteFolder } from '../../controller/stores/site.ts';
 import { openLog, type Log, type LogRecord } from '../../runtime/log.ts';
 import { defineCommand, exitCodes } from '../command.ts';
 import { usageError } from '../failure.ts';
 import { fields, note, paint, print } from '../output.ts';
 import { startProgress } from '../progress.ts';
 import { onStop } from '../signals.ts';
+import { printedConfig, roleOf } from '../site-role.ts';
 import { defaultPort, packagesText, startSite, type RunningSite } from '../start-site.ts';
 import { version } from '../version.ts';
 import { readable } from './logs.ts';
@@ -74,6 +78,51 @@ export const command = defineCommand({
       describe: 'Who may call: one {"id": …, "secret": …} a line, mode 0600',
     },
     websocket: { type: 'boolean', default: false, describe: 'The own NATS server listens for browsers, too' },
+    control: {
+      type: 'boolean',
+      default: false,
+      describe: 'The hub of robots: their links come in at --host, see "faas robot"',
+    },
+    robot: { type: 'string', value: 'ID', describe: 'A robot of a hub: with --hub and --robot-file' },
+    hub: {
+      type: 'string',
+      value: 'URL',
+      describe: 'With --robot: tls://HOST, or wss://HOST where only HTTPS gets through',
+    },
+    'robot-file': {
+      type: 'string',
+      value: 'FILE',
+      describe: 'With --robot: what "faas robot add" wrote on the hub, mode 0600',
+    },
+    'leaf-port': {
+      type: 'number',
+      value: 'N',
+      default: usualPorts.leaf,
+      describe: 'With --control: the port of the links of robots',
+    },
+    'websocket-port': {
+      type: 'number',
+      value: 'N',
+      default: usualPorts.websocket,
+      describe: 'With --control --websocket: the port for links and browsers by WebSocket',
+    },
+    'tls-cert': {
+      type: 'string',
+      value: 'FILE',
+      describe: 'With --control: the certificate that robots are shown (PEM)',
+    },
+    'tls-key': { type: 'string', value: 'FILE', describe: 'Its key (PEM), mode 0600' },
+    insecure: {
+      type: 'boolean',
+      default: false,
+      describe: 'With --control or --robot: links without TLS off loopback',
+    },
+    'print-config': {
+      type: 'boolean',
+      default: false,
+      describe:
+        'With --control or --robot: print the configuration for a nats-server that runs elsewhere, and end',
+    },
   },
   description:
     'Runs until it is told to stop (Ctrl-C, SIGTERM): then it takes nothing new, lets what runs end, and stops what it started. A second signal makes it hurry. Started again with the same folder it brings every function back. Certificates, keys and credentials stay in their files, are read again at each connect, and must be such that others cannot read them.',
@@ -87,6 +136,11 @@ export const command = defineCommand({
     ],
     ['up --s3 http://127.0.0.1:9000/packages', 'With packages in an S3 bucket'],
     ['up --host 0.0.0.0 --keys keys', 'For other machines, which need a key'],
+    [
+      'up --control --host 0.0.0.0 --keys keys --tls-cert hub.crt --tls-key hub.key',
+      'The hub of a site with robots',
+    ],
+    ['up --robot robot1 --hub tls://hub --robot-file robot1.json', 'On the robot'],
   ],
   async run({ dir, site, output, port, ...options }) {
     const natsFiles = {
@@ -98,6 +152,18 @@ export const command = defineCommand({
     const mqttFiles = { ca: options.mqttCa, cert: options.mqttCert, key: options.mqttKey };
     const nats = addressOf('nats', options.nats, natsFiles);
     const mqtt = addressOf('mqtt', options.mqtt, mqttFiles);
+    const role = await roleOf(options);
+    const folder = dir ?? site ?? '.atoll';
+    if (role !== undefined && nats !== undefined) {
+      throw usageError(
+        '--control and --robot run a nats-server of their own, and --nats names another',
+        'Configure that one by what --print-config prints.',
+      );
+    }
+    if (options.printConfig) {
+      if (role === undefined) throw usageError('--print-config goes with --control or --robot');
+      return void print(await printedConfig(role, await openSiteFolder(folder), options.websocket));
+    }
     // An address on the command line may hold a password, and others can read that line.
     process.title = 'faas up';
     const log = terminalLog(output === 'json');
@@ -116,7 +182,8 @@ export const command = defineCommand({
         natsFiles,
         mqttFiles,
         port,
-        dir: dir ?? site ?? '.atoll',
+        dir: folder,
+        role,
         log,
         onStep: (text) => progress.update(text),
       });
@@ -171,6 +238,8 @@ async function welcome({ info, paths, store }: RunningSite): Promise<string> {
       ['nats', info.nats.url],
       ...(info.mqtt === undefined ? [] : [['mqtt', info.mqtt.url] as const]),
       ...(info.websocket === undefined ? [] : [['websocket', info.websocket.url] as const]),
+      ...(info.leaf === undefined ? [] : [['robots', info.leaf.url] as const]),
+      ...(info.site === 'local' ? [] : [['programs', programsFile(paths)] as const]),
       ['packages', packagesText(info, paths)],
       ['functions', functions.length === 0 ? 'none yet' : functions.join(', ')],
     ]),

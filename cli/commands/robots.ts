@@ -1,0 +1,55 @@
+import { setTimeout as pause } from 'node:timers/promises';
+import type { RobotPresence } from '../../controller/broker/presence.ts';
+import { defineCommand } from '../command.ts';
+import { age, note, print, printData, table } from '../output.ts';
+import { openRunningSite } from '../site.ts';
+
+const watchMs = 2_000;
+
+export const command = defineCommand({
+  namespaced: false,
+  positionals: {},
+  options: {
+    watch: {
+      type: 'boolean',
+      alias: 'w',
+      default: false,
+      describe: 'Again every 2 s, until it is told to stop; with -o json a line each time',
+    },
+  },
+  description:
+    'LAG is what the robot has kept for the hub and the hub has not got yet, as far as the robot told, and for how long; DROPPED what the robot had no room to keep for so long. RTT is over the link and back.',
+  examples: [
+    ['robots', 'The robots of a hub, and how each is'],
+    ['robots --watch', 'Again every 2 s'],
+    ['robots -o json', 'For programs'],
+  ],
+  async run({ site, context, output, watch }) {
+    const { gateway } = await openRunningSite({ site, context });
+    for (;;) {
+      const robots = await gateway.robots();
+      if (output === 'json' && watch) print(JSON.stringify(robots));
+      else if (output === 'json' || output === 'yaml') await printData(robots, output);
+      else if (robots.length === 0) note('There are no robots; "faas robot add ID" adds one.');
+      else print(robotTable(robots, Date.now()));
+      if (!watch) return;
+      await pause(watchMs);
+      if (output === undefined) print('');
+    }
+  },
+});
+
+export function robotTable(robots: readonly RobotPresence[], now: number): string {
+  const header = ['ROBOT', 'STATE', 'SINCE', 'ADDRESS', 'RTT', 'LAG', 'DROPPED', 'FUNCTIONS READY'];
+  const rows = robots.map(({ robot, online, since, address, rttMs, lag, dropped, functions, keys }) => [
+    robot,
+    online ? 'online' : keys === 0 ? 'refused' : since === undefined ? 'never seen' : 'offline',
+    since === undefined ? '' : age(now - Date.parse(since)),
+    address ?? '',
+    rttMs === undefined ? '' : `${rttMs.toFixed(1)} ms`,
+    lag === undefined ? '' : `${lag.messages} (${lag.seconds} s)`,
+    String(dropped),
+    functions === undefined ? '' : `${functions.ready}/${functions.total}`,
+  ]);
+  return table(header, rows);
+}

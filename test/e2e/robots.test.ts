@@ -1,0 +1,347 @@
+import { copyFile, readFile, readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { jetstream, StorageType } from '@nats-io/jetstream';
+import { connect, type NatsConnection } from '@nats-io/transport-node';
+import mqtt from 'mqtt';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { faas, startSite, type TestSite } from '../cli/run.ts';
+import { makeAuthority } from '../support/certificates.ts';
+import { closeLater } from '../support/closing.ts';
+import { temporaryFolder } from '../support/folder.ts';
+import { freePort } from '../support/ports.ts';
+import { missing } from '../support/requirement.ts';
+import { managerOf, online, ours, program, robotArgs, startHub, until, type Hub } from './fleet.ts';
+
+const skipped = await missing('nats-server');
+
+describe.skipIf(skipped)('a hub and its robots', () => {
+  let hub: Hub;
+  const robots: Record<string, TestSite> = {};
+  const files: Record<string, string> = {};
+  let [atHub, atRobot1, atRobot2]: NatsConnection[] = [];
+
+  beforeAll(async () => {
+    hub = await startHub();
+    for (const robot of ['robot1', 'robot2']) {
+      files[robot] = await hub.add(robot);
+      robots[robot] = await startSite({ args: robotArgs(robot, files[robot], hub.url) });
+    }
+    await Promise.all(['robot1', 'robot2'].map((robot) => online(hub, robot)));
+    atHub = await ours(hub);
+    atRobot1 = await ours(robots['robot1']!);
+    atRobot2 = await ours(robots['robot2']!);
+  }, 120_000);
+
+  test('are seen there, with address, round trip, lag and functions', async () => {
+    const seen = await until('the round trip is known', async () =>
+      (await hub.presence()).find(({ robot, rttMs }) => robot === 'robot1' && rttMs !== undefined),
+    );
+    expect(seen).toMatchObject({
+      online: true,
+      address: '127.0.0.1',
+      lag: { messages: 0 },
+      functions: { ready: 0, total: 0 },
+      dropped: 0,
+      keys: 1,
+    });
+    expect(Date.now() - Date.parse(seen.since!)).toBeLessThan(120_000);
+    const table = await hub.ok(['robots']);
+    expect(table).toMatch(/^robot1 +online +\d+m?s? .*127\.0\.0\.1 +[\d.]+ ms +0 \(0 s\) +0 +0\/0$/m);
+    expect(await hub.ok(['robot', 'list'])).toMatch(/^robot2 .* U[A-Z2-7]{55}$/m);
+  });
+
+  test('private keys are with the robot alone, and nobody else may read the files', async () => {
+    const secrets = JSON.parse(await readFile(files['robot1']!, 'utf8')) as Record<string, string>;
+    expect((await stat(files['robot1']!)).mode & 0o777).toBe(0o600);
+    for (const site of [hub, robots['robot1']!, robots['robot2']!]) {
+      for (const entry of await readdir(site.dir, { recursive: true, withFileTypes: true })) {
+        const path = join(entry.parentPath, entry.name);
+        if (!entry.isFile()) continue;
+        const text = await readFile(path, 'latin1');
+        const holds = text.includes(secrets['link']!) || text.includes(secrets['claim']!);
+        const own = path === join(robots['robot1']!.dir, 'nats', 'nats-server.conf');
+        expect(holds && !own ? path : undefined).toBeUndefined();
+        if (holds || /password/.test(text)) expect((await stat(path)).mode & 0o077).toBe(0);
+      }
+    }
+  });
+
+  test('nobody is let in at NATS or MQTT without a password', async () => {
+    for (const { info } of [hub, robots['robot1']!]) {
+      await expect(connect({ servers: info.nats.url, reconnect: false })).rejects.toThrow(/auth/i);
+      const anonymous = mqtt.connectAsync(info.mqtt!.url, { protocolVersion: 4, reconnectPeriod: 0 });
+      await expect(anonymous).rejects.toThrow(/[Nn]ot authorized/);
+    }
+  });
+
+  test('what a robot keeps is at the hub once and in order', async () => {
+    const stream = jetstream(await program(robots['robot1']!));
+    for (let number = 1; number <= 500; number += 1) {
+      await stream.publish('robots.robot1.kept.odom', String(number), { msgID: `robot1-odom-${number}` });
+    }
+    const manager = await managerOf(atHub!);
+    const has = await until('the hub has all', async () => {
+      const { state } = await manager.streams.info('TELEMETRY');
+      return state.messages >= 500 ? state.messages : undefined;
+    });
+    expect(has).toBe(500);
+    const got: string[] = [];
+    for (let seq = 1; seq <= 500; seq += 1) {
+      got.push((await manager.streams.getMessage('TELEMETRY', { seq }))!.string());
+    }
+    expect(got).toEqual(Array.from({ length: 500 }, (_, index) => String(index + 1)));
+    expect((await manager.streams.info('TELEMETRY')).config.subjects).toBeUndefined();
+    const lag = async () => (await hub.presence()).find(({ robot }) => robot === 'robot1')?.lag;
+    await expect.poll(lag, { timeout: 10_000 }).toEqual({ messages: 0, seconds: 0 });
+  });
+
+  /**
+   * What of these subjects, published at one end, is heard at the other until the last of them was heard, at the other
+   * end or where it is known to come, and half a second more.
+   */
+  async function crossing(
+    from: NatsConnection,
+    to: NatsConnection,
+    subjects: readonly string[],
+    listenTo: readonly string[],
+    knownAt: NatsConnection = to,
+  ): Promise<string[]> {
+    const token = crypto.randomUUID();
+    const heard = new Set<string>();
+    const last = subjects.at(-1)!;
+    const subscriptions = listenTo.map((subject) =>
+      to.subscribe(subject, {
+        callback: (error, message) => {
+          if (error === null && message.string() === token) heard.add(message.subject);
+        },
+      }),
+    );
+    const known = knownAt.subscribe(last);
+    await Promise.all([to.flush(), knownAt.flush()]);
+    // Interest takes its time to the other server, so it is said again.
+    const say = (): void => {
+      for (const subject of subjects) from.publish(subject, token);
+    };
+    try {
+      await until(`${last} comes`, async () => (say(), known.getReceived() > 0 || undefined), 15_000);
+      say();
+      await new Promise((done) => setTimeout(done, 500));
+    } finally {
+      for (const subscription of [...subscriptions, known]) subscription.unsubscribe();
+    }
+    return [...heard].sort();
+  }
+
+  const foreign = [
+    ...[
+      'other',
+      'a.b',
+      'atoll.hub.inbox.default.f.t',
+      'atoll.robot1.inbox.default.f.t',
+      'robots',
+      'robots.robot1',
+    ],
+    ...[
+      'robots.robot2.kept.odom',
+      'robots.robot2.cmd.go',
+      'robots.robot11.live.x',
+      '$aws.things.robot2.jobs',
+    ],
+    ...['$KV.ATOLL_STATE.x', '$KV.ATOLL_ROBOTS.robot2', '$O.files.x', '$JS.S.robot2.x', '$JS.ACK.x'],
+    ...['_INBOX.robot2.x', '$SRV.PING', '$MQTT.msgs.x', '$JS.EVENT.ADVISORY.x', 'sensor.temperature'],
+  ];
+  const own = ['$aws.things.robot1', '$aws.things.robot1.jobs.get', 'robots.robot1.live.scan'];
+
+  test('nothing but its own subjects comes from a robot', async () => {
+    const heard = await crossing(
+      atRobot1!,
+      atHub!,
+      [...foreign, '_INBOX.robot1.x', '$JS.robot1.API.INFO.x', '$JS.FC.x', '_INBOX.hub.x', ...own],
+      ['>', '$aws.>', '$JS.>', '$KV.>', '_INBOX.>', '$SRV.>', '$MQTT.msgs.>', ...foreign],
+    );
+    expect(heard).toEqual(['_INBOX.hub.x', ...own].sort());
+  });
+
+  test('nothing but its own subjects goes to a robot, and it cannot listen to another', async () => {
+    const heard = await crossing(
+      atHub!,
+      atRobot1!,
+      [...foreign, '_INBOX.hub.x', '_INBOX.robot1.x', ...own],
+      ['>', 'robots.>', 'robots.*.cmd.>', '_INBOX.>', '$aws.things.>', ...foreign, '_INBOX.robot1.*', ...own],
+    );
+    expect(heard).toEqual(['_INBOX.robot1.x', ...own].sort());
+    const between = await crossing(
+      atRobot2!,
+      atRobot1!,
+      ['robots.robot1.cmd.go', 'robots.robot2.live.scan', 'other', 'robots.robot2.live.last'],
+      ['robots.>', 'robots.robot2.live.scan', 'robots.robot2.live.last', 'other', 'robots.robot1.cmd.go'],
+      atHub!,
+    );
+    expect(between).toEqual([]);
+  }, 60_000);
+
+  test('a robot reaches JetStream of the hub or of another robot by no name', async () => {
+    const asked = ['STREAM.LIST', 'STREAM.DELETE.TELEMETRY', 'STREAM.INFO.KV_ATOLL_ROBOTS', 'INFO'].flatMap(
+      (question) => [`$JS.hub.API.${question}`, `$JS.robot2.API.${question}`],
+    );
+    const claims = ['$JS.hub.API.$KV.ATOLL_ROBOTS.robot2', '$JS.hub.API.$KV.ATOLL_STATE.x'];
+    for (const subject of [...asked, ...claims]) {
+      await expect(atRobot1!.request(subject, '', { timeout: 1_000 }), subject).rejects.toThrow(
+        /no responders|timeout/,
+      );
+    }
+    // The other way round it is what the hub follows the robot by.
+    const answer = await atHub!.request('$JS.robot1.API.STREAM.INFO.TELEMETRY', '', { timeout: 5_000 });
+    expect(answer.json<{ config: { name: string } }>().config.name).toBe('TELEMETRY');
+    expect((await (await managerOf(atRobot2!)).streams.info('TELEMETRY')).config.name).toBe('TELEMETRY');
+  });
+
+  test("a robot's program cannot touch what is ours", async () => {
+    const programs = await program(robots['robot1']!);
+    for (const subject of ['$JS.API.STREAM.DELETE.TELEMETRY', '$JS.API.STREAM.PURGE.ATOLL_INBOX']) {
+      await expect(programs.request(subject, '', { timeout: 2_000 })).rejects.toThrow(/[Pp]ermission/);
+    }
+    const manager = await managerOf(programs);
+    await manager.streams.add({ name: 'MINE', subjects: ['mine'], storage: StorageType.Memory });
+    expect((await jetstream(programs).publish('mine', 'x')).stream).toBe('MINE');
+  });
+
+  test('of two that claim one id the second is not let in and names the first, until that one stops', async () => {
+    const first = robots['robot1']!;
+    const dir = join(await temporaryFolder(), '.atoll');
+    const file = join(await temporaryFolder(), 'robot1.json');
+    await copyFile(files['robot1']!, file);
+    const second = await startSite({ dir, args: robotArgs('robot1', file, hub.url) });
+    await second.process.line(/no link to the hub: \\"robot1\\" is in use by /);
+    const since = (await hub.presence()).find(({ robot }) => robot === 'robot1')!.since;
+    const there = await program(second);
+    await jetstream(there).publish('robots.robot1.kept.impostor', 'not yet');
+    expect((await hub.presence()).find(({ robot }) => robot === 'robot1')).toMatchObject({ online: true });
+    expect((await hub.presence()).find(({ robot }) => robot === 'robot1')!.since).toBe(since);
+    await first.process.stop();
+    await second.process.line(/the link to the hub is open/);
+    await online(hub, 'robot1');
+    await second.process.stop();
+    robots['robot1'] = await startSite({
+      dir: first.dir,
+      args: robotArgs('robot1', files['robot1']!, hub.url),
+    });
+    await robots['robot1'].process.line(/the link to the hub is open/);
+  }, 90_000);
+
+  test('keys are exchanged while the robot works, and those before end when they are told to', async () => {
+    const robot2 = robots['robot2']!;
+    const fresh = join(await temporaryFolder(), 'fresh.json');
+    await hub.ok(['robot', 'rotate', 'robot2', '--out', fresh]);
+    expect((await hub.presence()).find(({ robot }) => robot === 'robot2')).toMatchObject({
+      online: true,
+      keys: 2,
+    });
+    await robot2.process.stop();
+    robots['robot2'] = await startSite({ dir: robot2.dir, args: robotArgs('robot2', fresh, hub.url) });
+    await robots['robot2'].process.line(/the link to the hub is open/);
+    await online(hub, 'robot2');
+    const newest = join(await temporaryFolder(), 'newest.json');
+    await hub.ok(['robot', 'rotate', 'robot2', '--out', newest, '--keep', '0s']);
+    await until('the link is ended', async () =>
+      (await hub.presence()).find(({ robot, online: is }) => robot === 'robot2' && !is),
+    );
+  }, 90_000);
+
+  test('a robot that was removed is out at once, and works on', async () => {
+    const robot1 = robots['robot1']!;
+    await online(hub, 'robot1');
+    const before = performance.now();
+    await hub.ok(['robot', 'remove', 'robot1']);
+    expect((await hub.presence()).map(({ robot }) => robot)).toEqual(['robot2']);
+    const there = await ours(robot1);
+    const heard = atHub!.subscribe('robots.robot1.live.after');
+    await atHub!.flush();
+    there.publish('robots.robot1.live.after', 'x');
+    await there.flush();
+    await new Promise((done) => setTimeout(done, 500));
+    expect(heard.getReceived()).toBe(0);
+    expect(performance.now() - before).toBeLessThan(15_000);
+    expect((await jetstream(there).publish('robots.robot1.kept.after', 'x')).stream).toBe('TELEMETRY');
+    expect((await faas(['robot', 'remove', 'robot1', '--site', hub.dir])).stderr).toContain(
+      'no robot "robot1"',
+    );
+  });
+});
+
+describe.skipIf(skipped)('a robot', () => {
+  test('starts and works while its hub is down, and is followed once that is there', async () => {
+    const hub = await startHub();
+    const file = await hub.add('robot1');
+    await hub.process.stop();
+    const robot = await startSite({ args: robotArgs('robot1', file, hub.url) });
+    const programs = await program(robot);
+    await until('its stream is there', async () =>
+      jetstream(programs)
+        .publish('robots.robot1.kept.early', 'kept')
+        .catch(() => undefined),
+    );
+    const { user, pass } = JSON.parse(await readFile(join(robot.dir, 'programs.json'), 'utf8')) as {
+      user: string;
+      pass: string;
+    };
+    const device = await mqtt.connectAsync(robot.info.mqtt!.url, {
+      protocolVersion: 4,
+      username: user,
+      password: pass,
+    });
+    closeLater(() => device.endAsync());
+    const heard = programs.subscribe('lab.door', { max: 1 });
+    await programs.flush();
+    await device.publishAsync('lab/door', 'open', { qos: 1 });
+    for await (const message of heard) expect(message.string()).toBe('open');
+    const again = await startHub({ dir: hub.dir, args: hub.args });
+    await online(again, 'robot1');
+    const manager = await managerOf(await ours(again));
+    const early = await until('the hub has it', async () =>
+      manager.streams.getMessage('TELEMETRY', { last_by_subj: 'robots.robot1.kept.early' }).then(
+        (message) => message ?? undefined,
+        () => undefined,
+      ),
+    );
+    expect(early.string()).toBe('kept');
+  }, 120_000);
+
+  test.each(['tls', 'wss'])(
+    'comes in over %s, and only to a hub with the right certificate',
+    async (scheme) => {
+      const authority = await makeAuthority();
+      const { certificate, key } = await authority.issue('hub');
+      const [leaf, websocket] = [String(await freePort()), String(await freePort())];
+      const ports = ['--leaf-port', leaf, '--websocket', '--websocket-port', websocket];
+      const hub = await startHub({
+        args: ['--control', ...ports, '--tls-cert', certificate, '--tls-key', key],
+      });
+      const url = `${scheme}://127.0.0.1`;
+      const trusting = await hub.add('robot1', ['--ca', authority.ca]);
+      const robot1 = await startSite({ args: robotArgs('robot1', trusting, url) });
+      await robot1.process.line(/the link to the hub is open/);
+      await online(hub, 'robot1');
+      const other = await makeAuthority();
+      const wary = await hub.add('robot2', ['--ca', other.ca]);
+      const robot2 = await startSite({ args: robotArgs('robot2', wary, url) });
+      await robot2.process.line(/certificate/);
+      expect((await hub.presence()).find(({ robot }) => robot === 'robot2')).toMatchObject({ online: false });
+    },
+    120_000,
+  );
+});
+
+test('faas up says what a role needs', async () => {
+  const file = join(await temporaryFolder(), 'r.json');
+  const refused = async (...args: string[]): Promise<string> => {
+    const { code, stderr } = await faas(['up', '--dir', join(file, '..', 'site'), ...args]);
+    expect(code).toBe(2);
+    return stderr;
+  };
+  expect(await refused('--robot', 'robot1')).toContain('--hub URL and --robot-file FILE');
+  expect(await refused('--control', '--robot', 'robot1')).toContain('two roles');
+  expect(await refused('--control', '--host', '0.0.0.0')).toContain('--tls-cert');
+  expect(await refused('--print-config')).toContain('--control or --robot');
+  expect(await refused('--control', '--nats', 'nats://127.0.0.1:1')).toContain('--print-config');
+});
