@@ -93,21 +93,12 @@ export const fullDisks: readonly Fault[] = [
       return { folder: disk.path, strike: fillFor(disk) };
     },
   },
+  { name: 'the disk of a nats-server apart is full', nats: 'apart', mqtt: 5, arrange: fullUnderNats },
   {
-    name: 'the disk of a nats-server apart is full',
+    name: 'the disk is full under a work queue',
     nats: 'apart',
-    mqtt: 5,
-    arrange: async (closing) => {
-      const disk = await startDisk({ megabytes: diskMegabytes, closing });
-      return {
-        natsStoreDir: join(disk.path, 'store'),
-        async strike({ nats }) {
-          await fillFor(disk)();
-          // A stream that could not be written stays as it is until then: docs/reference/delivery.md.
-          await nats?.restart();
-        },
-      };
-    },
+    stream: 'workqueue',
+    arrange: fullUnderNats,
   },
   {
     name: 'the disk of mosquitto is full, and it is stopped when there is space again',
@@ -141,6 +132,18 @@ function behindNetwork(
   return async (closing) => {
     const network = startNetwork({ closing });
     return { place: network.place, strike: strike(network) };
+  };
+}
+
+async function fullUnderNats(closing: Closing): Promise<Arrangement> {
+  const disk = await startDisk({ megabytes: diskMegabytes, closing });
+  return {
+    natsStoreDir: join(disk.path, 'store'),
+    async strike({ nats }) {
+      await fillFor(disk)();
+      // A stream that could not be written stays as it is until then: docs/reference/delivery.md.
+      await nats?.restart();
+    },
   };
 }
 

@@ -1,6 +1,6 @@
 /** A site with its flows, struck by one fault: every accepted event is found again, every caller is told. */
 import { setTimeout as pause } from 'node:timers/promises';
-import { jetstreamManager } from '@nats-io/jetstream';
+import { jetstreamManager, RetentionPolicy } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { expect, test } from 'vitest';
 import { openJournal } from '../e2e/journal.ts';
@@ -48,6 +48,8 @@ export interface Fault {
   readonly mqtt?: 4 | 5 | 'nats-server';
   /** Whose nats-server it is. Default: the site's own. */
   readonly nats?: 'own' | 'apart';
+  /** The user's stream keeps what was handled, or not: a work queue. Default: it does. */
+  readonly stream?: 'limits' | 'workqueue';
   /** How often it strikes. Default: 1. */
   readonly times?: number;
   /** Of each flow. Default: those of the scale. */
@@ -194,7 +196,8 @@ async function startWorld(
     ...(folder !== undefined && { folder }),
   });
   const admin = nats ? await nats.connect() : await site.nats();
-  await (await jetstreamManager(admin)).streams.add({ name: stream, subjects: [subject] });
+  const retention = fault.stream === 'workqueue' ? RetentionPolicy.Workqueue : RetentionPolicy.Limits;
+  await (await jetstreamManager(admin)).streams.add({ name: stream, subjects: [subject], retention });
   const journal = await openJournal<never>({ closing });
   const version = fault.mqtt === 5 ? { version: 5 } : {};
   await site.deploy({
