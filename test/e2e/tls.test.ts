@@ -1,4 +1,4 @@
-import { chmod, readdir, readFile, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { connect, credsAuthenticator } from '@nats-io/transport-node';
@@ -11,7 +11,7 @@ import { startMosquitto } from '../support/mosquitto.ts';
 import { makeAccounts } from '../support/nats-accounts.ts';
 import { startNats } from '../support/nats.ts';
 import { openJournal, recordModule } from './journal.ts';
-import { describes, startSite, until } from './site.ts';
+import { describes, processNamed, startSite, until } from './site.ts';
 
 vi.setConfig({ testTimeout: 120_000 });
 
@@ -92,6 +92,90 @@ test('over TLS with certificates on both sides: NATS, JetStream and MQTT; one th
   await site.stop();
   await site.start({ args: ['--nats', plain.url.replace('nats://', 'tls://robot:s3cret@')] });
   await describes(site, 'hears', /plain .* False .*does not support 'tls'/);
+});
+
+test('certificates renewed in place are used at the next connection, and nothing is started again', async () => {
+  const folder = await temporaryFolder();
+  const files = {
+    server: {
+      ca: join(folder, 'ca.crt'),
+      certificate: join(folder, 'server.crt'),
+      key: join(folder, 'server.key'),
+    },
+    site: {
+      ca: join(folder, 'site-ca.crt'),
+      certificate: join(folder, 'site.crt'),
+      key: join(folder, 'site.key'),
+    },
+  };
+  const renew = async (whose: keyof typeof files, by: Awaited<ReturnType<typeof makeAuthority>>) => {
+    const { certificate, key } = await by.issue(whose);
+    await copyFile(by.ca, files[whose].ca);
+    await copyFile(certificate, files[whose].certificate);
+    await copyFile(key, files[whose].key);
+  };
+  const before = await makeAuthority();
+  await renew('server', before);
+  await renew('site', before);
+  const { ca, certificate, key } = files.server;
+  const nats = await startNats({
+    config: `tls { cert_file: "${certificate}", key_file: "${key}", ca_file: "${ca}", verify: true }`,
+  });
+  const mosquitto = await startMosquitto({
+    config: `cafile ${ca}\ncertfile ${certificate}\nkeyfile ${key}\nrequire_certificate true`,
+  });
+  const site = await startSite({
+    args: [
+      ...['--nats', nats.url.replace('nats:', 'tls:'), '--mqtt', mosquitto.url.replace('mqtt:', 'mqtts:')],
+      ...['nats', 'mqtt'].flatMap((broker) => [
+        ...[`--${broker}-ca`, files.site.ca],
+        ...[`--${broker}-cert`, files.site.certificate, `--${broker}-key`, files.site.key],
+      ]),
+    ],
+  });
+  const journal = await openJournal<{ kind: string }>();
+  await site.deploy({
+    name: 'hears',
+    spec: {
+      env: [journal.env],
+      triggers: [
+        { name: 'plain', nats: { subject: 'tls.plain' } },
+        // Needs no JetStream, which is away as long as NATS is.
+        { name: 'topic', mqtt: { topic: 'tls/topic', qos: 1, delivery: 'AtMostOnce' } },
+      ],
+    },
+    files: recordModule,
+    code,
+  });
+  await site.ready('hears');
+  const processes = (): number[] => [site.info.pid, processNamed(site, 'runtime/main').pid];
+  const running = processes();
+
+  // Another authority: what the site has read before opens nothing there.
+  const after = await makeAuthority();
+  await renew('server', after);
+  await Promise.all([nats.restart(), mosquitto.restart()]);
+  await until('NATS refuses it', () => /TLS handshake error/.test(nats.output()) || undefined);
+  await describes(site, 'hears', /plain .* False .*cannot be reached/);
+  await describes(site, 'hears', /topic .* False .*certificate/i);
+
+  await renew('site', after);
+  await site.ready('hears');
+  const nc = await connect({
+    servers: nats.url.replace('nats:', 'tls:'),
+    tls: { caFile: files.site.ca, certFile: files.site.certificate, keyFile: files.site.key },
+  });
+  closeLater(() => nc.close());
+  expect((await nc.request('tls.plain', '{}', { timeout: 10_000 })).json()).toBe('heard');
+  const sender = await connectAsync(mosquitto.url.replace('mqtt:', 'mqtts:'), {
+    ca: await readFile(files.site.ca),
+    cert: await readFile(files.site.certificate),
+    key: await readFile(files.site.key),
+  });
+  closeLater(() => sender.endAsync());
+  await sender.publishAsync('tls/topic', '{}', { qos: 1 });
+  await until('both came', () => new Set(journal.read().map(({ kind }) => kind)).size === 2 || undefined);
+  expect(processes()).toEqual(running);
 });
 
 test("with a user's credentials file of a NATS server in operator mode, which appears nowhere else", async () => {
