@@ -27,12 +27,12 @@ const probeMs = 25;
 const probeTimeoutMs = 2_000;
 /** Recovering a large store takes a while after a power cut. */
 const readyTimeoutMs = 120_000;
+/** It tells the log alone, and as news. */
+const slowConsumer = /Slow Consumer Detected/;
 /**
  * A stream that could not be written once takes nothing more until nats-server is started again (2.15.2, tried),
  * though there is space by then. Its plain NATS goes on meanwhile.
  */
-/** It tells the log alone, and as news. */
-const slowConsumer = /Slow Consumer Detected/;
 const writeFailed = /critical write error|JetStream .*will be DISABLED/i;
 const spaceBytes = 1024 * 1024;
 const spaceMs = 1_000;

@@ -138,6 +138,37 @@ test.each([
   },
 );
 
+test("the site's own nats-server cuts off a host that reads nothing: `faas up` says so, and log, metric and condition", async () => {
+  const site = await startSite();
+  const admin = await site.nats();
+  const triggers = [{ name: 'plain', nats: { subject: 'e2e.flood' } }];
+  await site.deploy({
+    name: 'slow',
+    spec: { triggers },
+    code: 'export const handler = async ({ n }) => n;',
+  });
+
+  const { pid } = processNamed(site, 'runtime/main');
+  process.kill(pid, 'SIGSTOP');
+  try {
+    const event = JSON.stringify({ n: 1, pad: 'x'.repeat(100_000) });
+    // More than the kernel holds, and less than the 256 MB that may wait: the server's write_deadline of 10 s ends it.
+    for (let n = 0; n < 300; n++) admin.publish('e2e.flood', event);
+    await admin.flush();
+    await until('faas up says it', () => /Slow Consumer Detected/.test(site.output()) || undefined);
+  } finally {
+    process.kill(pid, 'SIGCONT');
+  }
+
+  await describes(site, 'slow', /plain .*True.*cut off once as a slow consumer/);
+  const { stdout } = await site.faas('logs', 'slow', '--limit', '10000', '-o', 'json');
+  expect(stdout).toContain('cut off by the server for reading too slowly');
+  expect(await (await site.fetch('/metrics')).text()).toMatch(
+    /^atoll_trigger_slow_consumer_total\{namespace="default",function="slow",trigger="plain"\} 1$/m,
+  );
+  expect((await admin.request('e2e.flood', '{"n":2}', { timeout: 20_000 })).json()).toBe(2);
+});
+
 test.each([4, 5] as const)(
   'mosquitto, MQTT version %i: topic, retained flag and wildcards arrive; away is said, and recovered from',
   async (version) => {
