@@ -189,10 +189,12 @@ export function payloadOf(body: Uint8Array): Uint8Array {
   return body.length === 0 ? Buffer.from('{}') : body;
 }
 
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
 /** Why these bytes are not JSON; undefined if they are. */
 export function payloadProblem(payload: Uint8Array): string | undefined {
   try {
-    JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(payload));
+    JSON.parse(utf8.decode(payload));
     return undefined;
   } catch (error) {
     return (error as Error).message;
