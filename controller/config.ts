@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { Type, type Static, type TSchema } from 'typebox';
 import { parse } from 'yaml';
 import { check, problemText } from '../crds/check.ts';
+import type { TlsFiles } from '../runtime/config.ts';
 import { AtollError } from '../runtime/errors.ts';
 import type { ClusterSettings } from './backends/manifests.ts';
 import type { AccountKeys } from './broker/account-keys.ts';
@@ -52,6 +53,32 @@ const credentials = {
   ),
 };
 
+/** Files of one's own end of a connection. */
+export const tlsFilesSchema = optional(
+  Type.Object(
+    {
+      ca: optional(text('PEM file of authorities that are trusted. Default: those that Node knows.')),
+      certificate: optional(text('PEM file of the certificate to show.')),
+      key: optional(text('PEM file of its key, mode 0600.')),
+    },
+    { ...strict, description: 'TLS; read again at each connection.' },
+  ),
+);
+/** The controller's own end is files; hosts get theirs from a Secret, as with credentials. */
+const tls = {
+  tls: tlsFilesSchema,
+  tlsSecret: optional(
+    Type.Object(
+      {
+        name: text("Name of a Secret in each function's namespace."),
+        ca: Type.Boolean({ default: true, description: 'It has ca.crt: the authorities that are trusted.' }),
+        client: Type.Boolean({ default: false, description: 'It has tls.crt and tls.key, to be shown.' }),
+      },
+      { ...strict, description: "The hosts' end of TLS." },
+    ),
+  ),
+};
+
 const hostPort = text('host:port.');
 
 export const ControllerConfigSchema = Type.Object(
@@ -85,6 +112,7 @@ export const ControllerConfigSchema = Type.Object(
         {
           url: text('nats://host:port[,…], without credentials in it.'),
           ...credentials,
+          ...tls,
           operatorFile: optional(
             text(
               "Instead of credentials: file of the seed of NATS' operator, mode 0600. Each namespace gets an account, each function a user (docs/reference/accounts.md).",
@@ -96,7 +124,7 @@ export const ControllerConfigSchema = Type.Object(
     ),
     mqtt: optional(
       Type.Object(
-        { url: text('mqtt://host:port, without credentials in it.'), ...credentials },
+        { url: text('mqtt://host:port, without credentials in it.'), ...credentials, ...tls },
         { ...strict, description: 'MQTT broker of the functions.' },
       ),
     ),
@@ -168,9 +196,10 @@ export function settingsOf(
   { site, image, nats, mqtt, s3, packages, callers, keda }: ControllerConfig,
   accounts?: AccountKeys,
 ): ClusterSettings {
-  const forHosts = <T extends { credentialsFile?: string; operatorFile?: string }>({
+  const forHosts = <T extends { credentialsFile?: string; operatorFile?: string; tls?: TlsFiles }>({
     credentialsFile: _,
     operatorFile: __,
+    tls: ___,
     ...others
   }: T) => others;
   return {

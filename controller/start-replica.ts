@@ -85,6 +85,7 @@ export async function startReplica(options: ReplicaOptions): Promise<Replica> {
         {
           url: nats.url,
           ...(nats.credentialsFile !== undefined && { credentialsFile: nats.credentialsFile }),
+          ...(nats.tls && { tls: nats.tls }),
         },
         { name: `atoll ${site} controller`, site, log },
       );
@@ -134,6 +135,7 @@ export async function startReplica(options: ReplicaOptions): Promise<Replica> {
             mqtt: {
               url: mqtt.url,
               ...(mqtt.credentialsFile !== undefined && { credentialsFile: mqtt.credentialsFile }),
+              ...(mqtt.tls && { tls: mqtt.tls }),
             },
           }),
           log,

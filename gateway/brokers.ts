@@ -32,7 +32,8 @@ export function openBrokers(
 
   function open(namespace: string): Broker {
     const creds = keys.administrator(namespace, 'gateway');
-    const link = openNats(nats, { name: `atoll ${site} gateway`, site, log, creds });
+    const { url, tls } = nats;
+    const link = openNats({ url, ...(tls && { tls }) }, { name: `atoll ${site} gateway`, site, log, creds });
     const broker = {
       link,
       inbox: openInbox(link, { site, log }),

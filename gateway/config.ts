@@ -9,6 +9,7 @@ import {
   siteSchema,
   strict,
   text,
+  tlsFilesSchema,
 } from '../controller/config.ts';
 
 export const GatewayConfigSchema = Type.Object(
@@ -38,6 +39,7 @@ export const GatewayConfigSchema = Type.Object(
         {
           url: text('nats://host:port[,…], without credentials in it.'),
           credentialsFile: optional(text('File of JSON with its credentials, mode 0600.')),
+          tls: tlsFilesSchema,
           accountsFile: optional(
             text(
               'Instead of it: file of the seed of the accounts of namespaces, mode 0600 (docs/reference/accounts.md).',

@@ -15,6 +15,7 @@ import {
   type PackageConfig,
   type RuntimeConfig,
   type S3Settings,
+  type TlsFiles,
   type VariableSource,
 } from '../../runtime/config.ts';
 import { inboxPrefix, permissionsOf } from '../../runtime/account.ts';
@@ -30,15 +31,30 @@ export interface SecretKey {
   readonly key: string;
 }
 
+/** A Secret in the function's own namespace, as kubernetes.io/tls has it. */
+export interface TlsSecret {
+  readonly name: string;
+  /** It has ca.crt. */
+  readonly ca: boolean;
+  /** It has tls.crt and tls.key. */
+  readonly client: boolean;
+}
+
+/** How hosts reach a broker. */
+type BrokerSettings<S> = Omit<S, 'credentialsFile' | 'tls'> & {
+  readonly credentials?: SecretKey;
+  readonly tlsSecret?: TlsSecret;
+};
+
 export interface ClusterSettings {
   /** Atoll's own image, by which controller, gateway and hosts run. With a tag other than latest, or a digest. */
   readonly image: string;
   readonly site: string;
   /** Secrets hold the JSON that the file of `credentialsFile` would. */
-  readonly nats?: Omit<NatsSettings, 'credentialsFile'> & { readonly credentials?: SecretKey };
+  readonly nats?: BrokerSettings<NatsSettings>;
   /** Each function gets a user of its own in its namespace's account, in a Secret beside its ConfigMap. */
   readonly accounts?: AccountKeys;
-  readonly mqtt?: Omit<MqttSettings, 'credentialsFile'> & { readonly credentials?: SecretKey };
+  readonly mqtt?: BrokerSettings<MqttSettings>;
   readonly s3?: Omit<S3Settings, 'credentialsFile'> & { readonly credentials?: SecretKey };
   /**
    * `http://host:port` of the gateway, which hands packages to the pods that run them: no key of S3 is needed in the
@@ -288,12 +304,20 @@ function configMapOf(
   { key, uid, spec }: Workload,
   { site, nats, accounts, mqtt, s3, packages }: ClusterSettings,
 ): { name: string; data: Record<string, string>; secret?: Record<string, string> } {
-  const settingsOf = <S extends { credentials?: SecretKey }>(
-    { credentials, ...rest }: S,
+  const settingsOf = <S extends { credentials?: SecretKey; tlsSecret?: TlsSecret }>(
+    { credentials, tlsSecret, ...rest }: S,
     file: string,
-  ): Omit<S, 'credentials'> & { credentialsFile?: string } => ({
+  ): Omit<S, 'credentials' | 'tlsSecret'> & { credentialsFile?: string; tls?: TlsFiles } => ({
     ...rest,
     ...(credentials && { credentialsFile: `${mounts.config}/${file}` }),
+    ...(tlsSecret && {
+      tls: Object.fromEntries(
+        tlsItems(tlsSecret).map(({ file: what, key }) => [
+          what,
+          `${mounts.config}/${tlsFolder(file)}/${key}`,
+        ]),
+      ),
+    }),
   });
   const user = nats && accounts?.functionUser(key, uid, permissionsOf(site, key, spec));
   const host: RuntimeConfig = {
@@ -545,6 +569,8 @@ function hostFiles(spec: FunctionSpec, settings: ClusterSettings, config: string
       { configMap: { name: config, items: [{ key: 'host.json', path: 'host.json' }] } },
       ...credentialFile(accounts ? { name: config, key: natsFile } : nats?.credentials, natsFile),
       ...credentialFile(mqtt?.credentials, 'mqtt.json'),
+      ...tlsSource(nats?.tlsSecret, natsFile),
+      ...tlsSource(mqtt?.tlsSecret, 'mqtt.json'),
       ...ofFunction,
     ],
   };
@@ -565,6 +591,26 @@ function packageFiles({ s3, packages }: ClusterSettings, config: string): object
 function credentialFile(secret: SecretKey | undefined, path: string): object[] {
   if (!secret) return [];
   return [{ secret: { name: secret.name, items: [{ key: secret.key, path }], optional: true } }];
+}
+
+const tlsItems = ({ ca, client }: TlsSecret): { file: keyof TlsFiles; key: string }[] => [
+  ...(ca ? [{ file: 'ca', key: 'ca.crt' } as const] : []),
+  ...(client
+    ? ([
+        { file: 'certificate', key: 'tls.crt' },
+        { file: 'key', key: 'tls.key' },
+      ] as const)
+    : []),
+];
+
+/** nats.json → nats-tls */
+const tlsFolder = (file: string): string => file.replace('.json', '-tls');
+
+/** Renewed in place by kubelet, and read at the next connection. */
+function tlsSource(secret: TlsSecret | undefined, file: string): object[] {
+  if (!secret) return [];
+  const items = tlsItems(secret).map(({ key }) => ({ key, path: `${tlsFolder(file)}/${key}` }));
+  return [{ secret: { name: secret.name, items, optional: true } }];
 }
 
 // Scaling

@@ -41,7 +41,9 @@ const retryMs = 5_000;
 const lookMs = 30_000;
 
 export function keepAccounts(options: AccountsOptions): Accounts {
-  const { keys, nats, site, store, log } = options;
+  const { keys, site, store, log } = options;
+  const { url, tls } = options.nats;
+  const nats = { url, ...(tls && { tls }) };
   const accounts = new Map<string, PromiseWithResolvers<Account>>();
   /** To whom the server that we are connected to was told. */
   const told = new Set<string>();

@@ -65,8 +65,12 @@ const everything = {
     },
     httpRoute: { enabled: true, parentRefs: [{ name: 'door' }], hostnames: ['atoll.example'] },
   },
-  nats: { credentialsSecret: 'atoll-nats', server: { enabled: true, storage: { className: 'fast' } } },
-  mqtt: { credentialsSecret: 'atoll-mqtt' },
+  nats: {
+    credentialsSecret: 'atoll-nats',
+    tls: { secret: 'atoll-nats-tls', client: true },
+    server: { enabled: true, storage: { className: 'fast' } },
+  },
+  mqtt: { credentialsSecret: 'atoll-mqtt', tls: { secret: 'atoll-mqtt-tls' } },
   s3: { endpoint: 'http://s3.example:7070', credentialsSecret: 'atoll-s3' },
   keda: { natsMonitoring: 'nats.example:8222', prometheus: 'http://prometheus.example:9090' },
   networkPolicy: { metricsFrom: ['monitoring'] },
@@ -183,7 +187,14 @@ describe.skipIf(await missing('helm'))('the chart', () => {
     expect(gateway).toMatchObject({
       keysFile: '/etc/atoll/keys',
       tls: { certFile: '/etc/atoll-tls/tls.crt' },
-      nats: { credentialsFile: '/etc/atoll/nats.json' },
+      nats: {
+        credentialsFile: '/etc/atoll/nats.json',
+        tls: {
+          ca: '/etc/atoll/nats-tls/ca.crt',
+          certificate: '/etc/atoll/nats-tls/tls.crt',
+          key: '/etc/atoll/nats-tls/tls.key',
+        },
+      },
       s3: { credentialsFile: '/etc/atoll/s3.json' },
     });
     expect(controller).toMatchObject({
@@ -194,6 +205,11 @@ describe.skipIf(await missing('helm'))('the chart', () => {
         url: 'nats://atoll-nats.atoll-system.svc:4222',
         credentialsFile: '/etc/atoll/nats.json',
         credentials: { name: 'atoll-nats', key: 'nats.json' },
+        tlsSecret: { name: 'atoll-nats-tls', ca: true, client: true },
+      },
+      mqtt: {
+        tls: { ca: '/etc/atoll/mqtt-tls/ca.crt' },
+        tlsSecret: { name: 'atoll-mqtt-tls', ca: true, client: false },
       },
       s3: { bucket: 'atoll', credentials: { name: 'atoll-s3', key: 's3.json' } },
       callers: [

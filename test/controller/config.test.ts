@@ -6,7 +6,8 @@ import { temporaryFolder } from '../support/folder.ts';
 
 test('what the backend acts on reaches it, and no credentials of the controller do', async () => {
   const credentials = { name: 'atoll', key: 'credentials.json' };
-  const nats = { url: 'nats://nats.atoll:4222', credentials };
+  const tlsSecret = { name: 'atoll-tls', ca: true, client: true };
+  const nats = { url: 'nats://nats.atoll:4222', credentials, tlsSecret };
   const mqtt = { url: 'mqtt://mqtt.atoll:1883', credentials };
   const settings = {
     site: 'hub',
@@ -18,7 +19,7 @@ test('what the backend acts on reaches it, and no credentials of the controller 
     callers: [{ namespace: 'atoll', labels: { app: 'gateway' } }],
     keda: { natsMonitoring: 'nats.atoll:8222', prometheus: 'http://prometheus:9090' },
   };
-  const own = { credentialsFile: '/etc/atoll/own.json' };
+  const own = { credentialsFile: '/etc/atoll/own.json', tls: { ca: '/etc/atoll/own.crt' } };
   const file = join(await temporaryFolder(), 'config.json');
   await writeFile(
     file,

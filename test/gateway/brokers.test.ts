@@ -9,6 +9,7 @@ import { openDirectoryStore } from '../../controller/stores/directory.ts';
 import { openBrokers } from '../../gateway/brokers.ts';
 import type { TriggerEvent } from '../../runtime/event.ts';
 import { openLog } from '../../runtime/log.ts';
+import { makeAuthority } from '../support/certificates.ts';
 import { closeLater } from '../support/closing.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { startNats } from '../support/nats.ts';
@@ -26,9 +27,17 @@ const event: TriggerEvent = {
   data: Buffer.from('{}'),
 };
 
-test('the gateway reaches inbox and dead letters of each namespace by the accounts’ seed, and nothing of one that has none', async () => {
+test('over TLS with a certificate of its own the gateway reaches inbox and dead letters of each namespace by the accounts’ seed, and nothing of one that has none', async () => {
   const keys = openOperatorKeys(newOperatorSeed());
-  const server = await startNats({ config: keys.serverConfig(join(await temporaryFolder(), 'accounts')) });
+  const authority = await makeAuthority();
+  const [serves, calls] = [await authority.issue('server'), await authority.issue('gateway')];
+  const server = await startNats({
+    config: [
+      `tls { cert_file: "${serves.certificate}", key_file: "${serves.key}", ca_file: "${authority.ca}", verify: true }`,
+      keys.serverConfig(join(await temporaryFolder(), 'accounts')),
+    ].join('\n'),
+  });
+  const nats = { url: server.url.replace('nats:', 'tls:'), tls: { ca: authority.ca, ...calls } };
   const store = await openDirectoryStore({ dir: await temporaryFolder() });
   for (const namespace of ['a', 'b']) {
     await store.put({
@@ -40,11 +49,11 @@ test('the gateway reaches inbox and dead letters of each namespace by the accoun
   }
   const site = 'local';
   const owner = { id: 'test', place: 'here' };
-  const accounts = keepAccounts({ keys, nats: { url: server.url }, site, store, owner, log });
+  const accounts = keepAccounts({ keys, nats, site, store, owner, log });
   closeLater(() => accounts.stop());
   await Promise.all([accounts.ready('a'), accounts.ready('b')]);
 
-  const brokers = openBrokers(openAccountKeys(keys.accountsSeed), { url: server.url }, { site, log });
+  const brokers = openBrokers(openAccountKeys(keys.accountsSeed), nats, { site, log });
   closeLater(() => brokers.close());
   const target = { namespace: 'a', name: 'hello' };
   await brokers.inbox.put(target, event);
@@ -55,7 +64,11 @@ test('the gateway reaches inbox and dead letters of each namespace by the accoun
   expect(await brokers.deadLetters.show(target, letter[0]!.seq)).toMatchObject({ text: '{}' });
   expect(await brokers.deadLetters.list({ namespace: 'b', name: 'hello' })).toEqual([]);
   const creds = new TextEncoder().encode(keys.administrator('a', 'test'));
-  const a = await jetstreamManager(await server.connect({ authenticator: credsAuthenticator(creds) }));
+  const client = await server.connect({
+    authenticator: credsAuthenticator(creds),
+    tls: { caFile: authority.ca, certFile: calls.certificate, keyFile: calls.key },
+  });
+  const a = await jetstreamManager(client);
   expect((await a.streams.info('ATOLL_INBOX')).state.messages).toBe(1);
 
   const nowhere = { namespace: 'c', name: 'hello' };

@@ -78,6 +78,18 @@ their own namespace for functions.
 {{- fail "nats.accounts.secret takes the place of nats.credentialsSecret: set one of them" -}}
 {{- end -}}
 {{- range $name, $connection := $all -}}
+{{- with (index $.Values $name).tls -}}
+{{- if .secret -}}
+{{- $folder := printf "/etc/atoll/%s-tls" $name -}}
+{{- $files := dict "ca" (printf "%s/ca.crt" $folder) -}}
+{{- if .client -}}
+{{- $_ := set $files "certificate" (printf "%s/tls.crt" $folder) -}}
+{{- $_ := set $files "key" (printf "%s/tls.key" $folder) -}}
+{{- end -}}
+{{- $_ := set $connection "tls" $files -}}
+{{- $_ := set $connection "tlsSecret" (dict "name" .secret "client" .client) -}}
+{{- end -}}
+{{- end -}}
 {{- $secret := index $.Values $name "credentialsSecret" -}}
 {{- if $secret -}}
 {{- $key := printf "%s.json" $name -}}
@@ -99,6 +111,20 @@ their own namespace for functions.
     sources:
       - configMap: { name: {{ .config }} }
       {{- $values := .root.Values }}
+      {{- range $name := list "nats" "mqtt" }}
+      {{- with (index $values $name).tls }}
+      {{- if .secret }}
+      - secret:
+          name: {{ .secret }}
+          items:
+            - { key: ca.crt, path: {{ $name }}-tls/ca.crt }
+            {{- if .client }}
+            - { key: tls.crt, path: {{ $name }}-tls/tls.crt }
+            - { key: tls.key, path: {{ $name }}-tls/tls.key }
+            {{- end }}
+      {{- end }}
+      {{- end }}
+      {{- end }}
       {{- with .accountsKey }}
       - secret: { name: {{ $values.nats.accounts.secret }}, items: [{ key: {{ . }}, path: {{ . }} }] }
       {{- end }}

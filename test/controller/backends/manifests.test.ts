@@ -429,3 +429,35 @@ function create(kubernetes: Kubernetes, object: Manifest, { dryRun = true } = {}
   const query = `fieldValidation=Strict${dryRun ? '&dryRun=All' : ''}`;
   return kubernetes.request('POST', `${path}?${query}`, { body: object });
 }
+
+test('certificates for brokers are files of a Secret, only for who reads them, and named where they lie', () => {
+  const tlsSecret = { name: 'atoll-tls', ca: true, client: true };
+  const nats = { url: 'tls://nats.atoll:4222', tlsSecret };
+  const mqtt = { url: 'mqtts://mqtt.atoll:8883', tlsSecret: { ...tlsSecret, client: false } };
+  const all = made({}, {}, { ...settings, nats, mqtt });
+  const { data } = all.objects.find(({ kind }) => kind === 'ConfigMap') as unknown as {
+    data: Record<string, string>;
+  };
+  const host = JSON.parse(data['host.json']!) as RuntimeConfig;
+  expect(host.nats).toEqual({
+    url: nats.url,
+    tls: {
+      ca: '/etc/atoll/nats-tls/ca.crt',
+      certificate: '/etc/atoll/nats-tls/tls.crt',
+      key: '/etc/atoll/nats-tls/tls.key',
+    },
+  });
+  expect(host.mqtt).toEqual({ url: mqtt.url, tls: { ca: '/etc/atoll/mqtt-tls/ca.crt' } });
+  const { template } = specOf(all, 'Deployment') as unknown as { template: Template };
+  const sources = (volume: string): string[] =>
+    (template.spec.volumes.find(({ name }) => name === volume)?.projected?.sources ?? []).flatMap((source) =>
+      [...JSON.stringify(source).matchAll(/"path":"([\w-]+-tls[^"]*)"/g)].map(([, path]) => path!),
+    );
+  expect(sources('atoll-config')).toEqual([
+    'nats-tls/ca.crt',
+    'nats-tls/tls.crt',
+    'nats-tls/tls.key',
+    'mqtt-tls/ca.crt',
+  ]);
+  expect(sources('atoll-fetch')).toEqual([]);
+});
