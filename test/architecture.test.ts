@@ -69,8 +69,11 @@ test('imports go leftwards only: crds ← runtime ← controller ← gateway ←
   const wrong = own.filter(({ from, to }) => {
     const [importer, imported] = [order.indexOf(folderOf(from)), order.indexOf(folderOf(to))];
     if (importer < 0) return false;
-    // tools/ is a leaf: the list of outside programs, which the broker needs as well as the tests.
-    return imported < 0 ? folderOf(to) !== 'tools' : imported > importer;
+    // tools/ is a leaf: the list of outside programs, which the broker needs as well as the tests. What makes the chart a
+    // manifest is one too, and `faas install` prints it.
+    return imported < 0
+      ? folderOf(to) !== 'tools' && `${from} ${to}` !== 'cli/commands/install.ts charts/manifest.ts'
+      : imported > importer;
   });
   expect(wrong.map(shown)).toEqual([]);
 });

@@ -40,6 +40,10 @@ export const commands = {
     'Say of each part of a site whether it is reachable and what is wrong',
     () => import('./doctor.ts'),
   ),
+  install: entry(
+    'Print what a cluster needs: the manifest, and the images to load before',
+    () => import('./install.ts'),
+  ),
   completion: entry('Print the completion script of a shell', () => import('./completion.ts')),
   version: entry('Print the version', () => import('./version.ts')),
 } as const satisfies Record<string, CommandEntry>;
