@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { beforeAll, expect, test } from 'vitest';
 import type { Result } from '../bench/frame/report.ts';
 import { temporaryFolder } from './support/folder.ts';
-import { requireTool } from './support/requirement.ts';
+import { missingNodes } from './support/kubernetes-nodes.ts';
+import { missing, requireTool } from './support/requirement.ts';
 
 const folder = join(import.meta.dirname, '..', 'bench');
 const benchmarks = readdirSync(folder)
@@ -14,7 +15,8 @@ const benchmarks = readdirSync(folder)
   .map((file) => file.slice(0, -'.ts'.length));
 /** What it compares with is 300 MB that the gate does not install. */
 const installed = existsSync(join(folder, 'peers', 'node_modules'));
-const timeoutMs = 120_000;
+/** The longest starts a cluster with a node, puts the chart in, and makes pods come and go. */
+const timeoutMs = 400_000;
 let results: string;
 
 beforeAll(async () => {
@@ -28,6 +30,10 @@ test.for(benchmarks)(
     if (name === 'peers' && !installed)
       skip('bench/peers is not installed: "npm run bench -- peers" does it');
     await requireTool('nats-server');
+    if (name === 'cluster') {
+      const absent = (await missingNodes()) ?? (await missing('helm', 'versitygw'));
+      if (absent !== undefined) skip(absent);
+    }
     if (name === 'mqtt') await requireTool('mosquitto');
     // Outside of the runner: what belongs to a test would otherwise be asked of it.
     const { VITEST: _vitest, BENCH_ONLY: _only, ...env } = process.env;
