@@ -12,13 +12,19 @@ const answerTimeoutMs = 20_000;
 /** A first start may build nats-server. */
 const startTimeoutMs = 15 * 60_000;
 
-export interface Site {
-  readonly dir: string;
+/** What an example needs of where it runs, be it one machine or a cluster. */
+export interface Connections {
   readonly url: string;
+  /** Go with every request to `url`: a key, where one is asked for. */
+  readonly headers?: Readonly<Record<string, string>>;
   readonly mqttUrl: string;
   readonly nats: NatsConnection;
   /** Runs the command; throws with its error output when it fails. */
   faas(...args: string[]): Promise<{ stdout: string; stderr: string }>;
+}
+
+export interface Site extends Connections {
+  readonly dir: string;
   /** Resolves when `faas up` has ended by itself or after stop(). */
   readonly ended: Promise<number>;
   stop(): Promise<void>;
@@ -29,7 +35,7 @@ export interface Row {
   readonly sent: string;
   readonly answer: unknown;
 }
-export type Attempt = (site: Site) => Promise<Row>;
+export type Attempt = (site: Connections) => Promise<Row>;
 
 export async function startSite(
   dir: string,

@@ -6,7 +6,7 @@ import { attempt as jetstream, prepare } from './jetstream-orders/attempt.ts';
 import { attempt as mqtt } from './mqtt-telemetry/attempt.ts';
 import { attempt as nats } from './nats-echo/attempt.ts';
 import { attempt as schedule } from './schedule-report/attempt.ts';
-import { expectEqual, type Attempt, type Site } from './site.ts';
+import { expectEqual, type Attempt, type Connections } from './site.ts';
 
 const invoke: Attempt = async (site) => {
   const sent = { text: 'by hand' };
@@ -34,7 +34,7 @@ export interface Result {
   readonly ok: boolean;
 }
 
-export async function deployExamples(site: Site, tell: (line: string) => void): Promise<void> {
+export async function deployExamples(site: Connections, tell: (line: string) => void): Promise<void> {
   await prepare(site);
   for (const name of Object.keys(examples)) {
     tell(`deploying ${name}`);
@@ -43,7 +43,7 @@ export async function deployExamples(site: Site, tell: (line: string) => void): 
 }
 
 /** One row for each example and for invoke, in order. */
-export async function sendEvents(site: Site): Promise<Result[]> {
+export async function sendEvents(site: Connections): Promise<Result[]> {
   const results: Result[] = [];
   for (const [name, attempt] of [...Object.entries(examples), ['nats-echo', invoke] as const]) {
     const started = performance.now();
