@@ -217,7 +217,7 @@ export function manifestsOf(workload: Workload, settings: ClusterSettings): Mani
       spec: {
         podSelector: selector,
         policyTypes: ['Ingress'],
-        ingress: settings.callers.length > 0 ? [ingressFrom(settings.callers)] : [],
+        ingress: [ingressFrom(settings.callers)],
       },
     }),
     object('v1', 'Service', {
@@ -282,15 +282,26 @@ const labelsOf = (name: string): Record<string, string> => ({
   ...selectorLabels(name),
 });
 
+/**
+ * Without callers a rule that lets nobody in: a list without rules is stored as none, and each time it is applied it
+ * would be a change, with a new generation.
+ */
 function ingressFrom(callers: readonly Caller[]): object {
+  const from = callers.map(({ namespace, labels }) => ({
+    namespaceSelector: { matchLabels: { 'kubernetes.io/metadata.name': namespace } },
+    ...(labels && { podSelector: { matchLabels: labels } }),
+  }));
   return {
-    from: callers.map(({ namespace, labels }) => ({
-      namespaceSelector: { matchLabels: { 'kubernetes.io/metadata.name': namespace } },
-      ...(labels && { podSelector: { matchLabels: labels } }),
-    })),
+    from: from.length > 0 ? from : [nobody],
     ports: [{ port: 'http', protocol: 'TCP' }],
   };
 }
+
+const nobody = {
+  podSelector: {
+    matchExpressions: ['Exists', 'DoesNotExist'].map((operator) => ({ key: functionLabel, operator })),
+  },
+};
 
 // What host and package container read
 

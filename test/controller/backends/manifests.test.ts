@@ -258,7 +258,13 @@ test('only the callers reach a host, and without callers nobody', () => {
       },
     ],
   });
-  expect(specOf(made({}, {}, { ...settings, callers: [] }), 'NetworkPolicy')['ingress']).toEqual([]);
+  // `from: []` would be everybody.
+  const nobody = {
+    matchExpressions: ['Exists', 'DoesNotExist'].map((operator) => ({ key: 'atoll.dev/function', operator })),
+  };
+  expect(specOf(made({}, {}, { ...settings, callers: [] }), 'NetworkPolicy')['ingress']).toEqual([
+    { from: [{ podSelector: nobody }], ports: [{ port: 'http', protocol: 'TCP' }] },
+  ]);
 });
 
 test.each([
