@@ -286,6 +286,11 @@ export const errorCodes = {
     retryable: true,
     text: 'A node gave the pod up or cannot start a container of it. The message has its words.',
   },
+  NodeUnreachable: {
+    whose: 'ours',
+    retryable: true,
+    text: 'The node of a pod does not tell the cluster how it is. What runs there may go on; the message names the node.',
+  },
   OOMKilled: {
     whose: 'yours',
     retryable: true,

@@ -6,7 +6,7 @@ import { keyText, type Key } from '../stores/store.ts';
 import type { Backend } from './backend.ts';
 import { childSelector, functionLabel, port } from './manifests.ts';
 import { readPodLogs } from './pod-logs.ts';
-import { addressOf, isLeaving, isPodReady, keptPod, podResource, type Pod } from './pods.ts';
+import { addressOf, isLeaving, isOutOfReach, isPodReady, keptPod, podResource, type Pod } from './pods.ts';
 
 export interface FunctionPodsOptions {
   readonly cluster: Cluster;
@@ -64,9 +64,14 @@ export function openFunctionPods(options: FunctionPodsOptions, changed: PodChang
 
   return {
     of,
-    /** Each ready pod in turn. */
+    /**
+     * Each ready pod in turn. Where there is none, those that were ready when their nodes fell silent: after an outage of
+     * the control plane all nodes look so for a moment, and their pods never noticed.
+     */
     address(key) {
-      const ready = of(key).filter((pod) => isPodReady(pod) && !isLeaving(pod));
+      const there = of(key).filter((pod) => !isLeaving(pod));
+      const sure = there.filter(isPodReady);
+      const ready = sure.length > 0 ? sure : there.filter(isOutOfReach);
       if (ready.length === 0) return undefined;
       const turn = (turns.get(keyText(key)) ?? 0) + 1;
       turns.set(keyText(key), turn);

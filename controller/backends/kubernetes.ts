@@ -19,7 +19,7 @@ import {
   type ClusterSettings,
   type Manifests,
 } from './manifests.ts';
-import { podProblem, refusedPods, type Problem } from './pod-problem.ts';
+import { podProblem, refusedPods, unreachable, type Problem } from './pod-problem.ts';
 import { missingDaemonPods, refusedDaemonPods } from './refused-daemon-pods.ts';
 import { addressOf, configOf, isLeaving, isOutOfReach, isPodReady, type Pod } from './pods.ts';
 
@@ -200,10 +200,10 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
     return problem;
   }
 
-  function hostStatuses(key: Key, now: Wanted | undefined): HostFunctionStatus[] {
+  function hostStatuses(there: readonly Pod[], key: Key, now: Wanted | undefined): HostFunctionStatus[] {
     const config = now?.manifests?.config;
-    const found = pods.of(key).flatMap((pod) => {
-      const status = isLeaving(pod) ? undefined : hosts.get(pod.metadata.uid)?.status;
+    const found = there.flatMap((pod) => {
+      const status = hosts.get(pod.metadata.uid)?.status;
       if (!status || (now && status.uid !== now.workload.uid)) return [];
       const current = config !== undefined && configOf(pod) === config;
       const generation = current ? now!.workload.generation : generationOf(key, pod);
@@ -251,12 +251,15 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
       if (!now && !runner) return undefined;
       const there = pods.of(key).filter((pod) => !isLeaving(pod) && pod.status.phase !== 'Failed');
       const { config, memoryLimit = '', ignored = [] } = now?.manifests ?? {};
+      // A robot that is away is no reason to call the others' function unready.
+      const counts = (pod: Pod): boolean => runner?.kind !== 'DaemonSet' || !isOutOfReach(pod);
       const current = pods.of(key).filter((pod) => configOf(pod) === config);
-      const problem = now?.problem ?? podProblem(current, memoryLimit) ?? (await refusal(key, runner));
+      const problem =
+        now?.problem ?? podProblem(current.filter(counts), memoryLimit) ?? (await refusal(key, runner));
       return {
         replicas: there.length,
         readyReplicas: there.filter(isPodReady).length,
-        hosts: hostStatuses(key, now),
+        hosts: hostStatuses(there.filter(counts), key, now),
         selector: podSelector(key.name),
         ...(runner && {
           rollout: rolloutOf(runner, {
@@ -289,6 +292,7 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
 /** Until requests can reach it, a handler that is ready is of no use to anybody. */
 function handlerOf({ handler }: HostFunctionStatus, pod: Pod): HostFunctionStatus['handler'] {
   if (!handler.ready || isPodReady(pod)) return handler;
+  if (isOutOfReach(pod)) return { ready: false, ...unreachable(pod) };
   return { ready: false, reason: 'Starting', message: 'its pod is not ready yet' };
 }
 
@@ -312,8 +316,8 @@ function rolloutOf(
           status['updatedNumberScheduled'],
           status['currentNumberScheduled'],
         ];
-  // A robot that is away is no reason to call the others' function unready; a Deployment replaces such a pod. Once its
-  // node is tainted the DaemonSet itself no longer wants the pod there, and counts it as misscheduled.
+  // A Deployment replaces a pod that is away. Once its node is tainted a DaemonSet itself no longer wants the pod there,
+  // and counts it as misscheduled.
   const outOfReach = kind === 'DaemonSet' ? pods.outOfReach : 0;
   const away = Math.max(0, outOfReach - count(status['numberMisscheduled']));
   const seen = count(status['observedGeneration']) >= (metadata.generation ?? 0);

@@ -1,7 +1,7 @@
 /** Why pods do not come to run, in words that somebody can act on. Pure. */
 import { errorCodes, type Code } from '../../runtime/errors.ts';
 import { hostContainer, packageContainer } from './manifests.ts';
-import { isLeaving, isPodReady, type ContainerStatus, type Pod } from './pods.ts';
+import { isLeaving, isOutOfReach, isPodReady, type ContainerStatus, type Pod } from './pods.ts';
 
 export interface Problem {
   readonly reason: Code;
@@ -25,7 +25,9 @@ export function podProblem(pods: readonly Pod[], memoryLimit: string): Problem |
   return undefined;
 }
 
-function problemOf({ status }: Pod, memoryLimit: string): Problem | undefined {
+function problemOf(pod: Pod, memoryLimit: string): Problem | undefined {
+  if (isOutOfReach(pod)) return unreachable(pod);
+  const { status } = pod;
   const scheduled = status.conditions?.find(({ type }) => type === 'PodScheduled');
   if (scheduled?.status === 'False' && scheduled.reason === 'Unschedulable') {
     return { reason: 'Unschedulable', message: scheduled.message ?? 'no node fits' };
@@ -42,6 +44,11 @@ function problemOf({ status }: Pod, memoryLimit: string): Problem | undefined {
   }
   return undefined;
 }
+
+export const unreachable = ({ spec }: Pod): Problem => ({
+  reason: 'NodeUnreachable',
+  message: `its node ${spec.nodeName} does not tell how it is; what runs there may go on`,
+});
 
 function containerProblem(
   { name, state = {}, lastState = {} }: ContainerStatus,

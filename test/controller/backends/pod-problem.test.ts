@@ -5,7 +5,7 @@ import type { ContainerStatus, Pod } from '../../../controller/backends/pods.ts'
 function pod(name: string, status: Pod['status'], metadata: object = {}): Pod {
   return {
     metadata: { name, namespace: 'lab', uid: name, resourceVersion: '1', ...metadata },
-    spec: {},
+    spec: { nodeName: 'robot-7' },
     status,
   };
 }
@@ -44,6 +44,17 @@ test.each([
       ],
     },
     'Unschedulable: pod a: 0/3 nodes are available',
+  ],
+  [
+    'its node is silent',
+    {
+      phase: 'Running',
+      conditions: [
+        { type: 'Ready', status: 'False' },
+        { type: 'ContainersReady', status: 'True' },
+      ],
+    },
+    'NodeUnreachable: pod a: its node robot-7 does not tell how it is; what runs there may go on',
   ],
   [
     'the image is not there',
