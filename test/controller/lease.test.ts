@@ -3,8 +3,11 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { LeaseTimings } from '../../controller/lease.ts';
+import { startClock } from '../faults/clock.ts';
+import { closeLater } from '../support/closing.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { startKubernetes, type Kubernetes } from '../support/kubernetes.ts';
+import { startKubernetesProxy } from '../support/kubernetes-proxy.ts';
 import { startProcess, type RunningProcess } from '../support/process.ts';
 import { missing } from '../support/requirement.ts';
 import { startWire } from '../support/wire.ts';
@@ -32,13 +35,19 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('of two controllers', ()
     await kubernetes.request('DELETE', leasePath);
   });
 
-  async function start(holder: 'first' | 'second', url = kubernetes.url): Promise<RunningProcess> {
+  async function start(
+    holder: 'first' | 'second',
+    url = kubernetes.url,
+    more: { timings?: LeaseTimings; env?: Readonly<Record<string, string>> } = {},
+  ): Promise<RunningProcess> {
     const kubeconfig = join(await temporaryFolder(), 'kubeconfig');
     await writeFile(kubeconfig, kubernetes.kubeconfig(kubernetes.tokenOf(holder), url), { mode: 0o600 });
     const script = join(import.meta.dirname, 'lease-holder.ts');
-    return startProcess(process.execPath, [script, kubeconfig, holder, JSON.stringify(timings)], {
-      name: holder,
-    });
+    return startProcess(
+      process.execPath,
+      [script, kubeconfig, holder, JSON.stringify(more.timings ?? timings)],
+      { name: holder, env: { ...process.env, ...more.env } },
+    );
   }
 
   /** How often each wrote to the ConfigMap, in the order in which the server took it. */
@@ -99,6 +108,40 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('of two controllers', ()
     expect(countOf(await writers(), 'first') - before).toBeLessThanOrEqual(1);
     expect(first.stdout()).not.toMatch(/first holds it[^]*first holds it/);
   }, 180_000);
+
+  test('clocks that are hours apart, and jump, neither end a lease early nor late', async () => {
+    const short = { durationMs: 3_000, deadlineMs: 2_000, retryMs: 400 };
+    // A certificate would not be valid an hour ago.
+    const { url } = await startKubernetesProxy(kubernetes);
+    const clocks = {
+      first: await startClock({ closing: closeLater }),
+      second: await startClock({ closing: closeLater }),
+    };
+    const first = await start('first', url, { timings: short, env: clocks.first.env });
+    await first.line(/first holds it/);
+    const second = await start('second', url, { timings: short, env: clocks.second.env });
+    await second.line(/another controller leads/);
+    const renewedAt = async (): Promise<number> => {
+      const { body } = await kubernetes.request('GET', leasePath);
+      return Date.parse((body as { spec: { renewTime: string } }).spec.renewTime);
+    };
+    for (const [mine, theirs, sign] of [
+      ['+1h', '-1h', 1],
+      ['-1h', '+1h', -1],
+    ] as const) {
+      await clocks.first.jump(mine);
+      await clocks.second.jump(theirs);
+      await expect
+        .poll(async () => sign * (await renewedAt()) - sign * Date.now())
+        .toBeGreaterThan(3_000_000);
+      await pause(short.durationMs + 2 * short.retryMs);
+      expect([first.stdout(), second.stdout()]).toEqual(['first holds it\n', '']);
+    }
+    await first.kill();
+    const beganMs = performance.now();
+    await second.line(/second holds it/);
+    expect(performance.now() - beganMs).toBeLessThan(failoverMs);
+  }, 60_000);
 
   test('a connection that is open at one end only costs a try and not the lease', async () => {
     const wire = await startWire(Number(new URL(kubernetes.url).port));
