@@ -81,7 +81,7 @@ export function openInbox(link: NatsLink, options: { site: string; log: Log }): 
     if (opened?.nc !== nc) {
       opened = {
         nc,
-        publisher: openPublisher(nc, { inboxPrefix: `_INBOX.${site}`, timeoutMs: putTimeoutMs }),
+        publisher: openPublisher(nc, { inboxPrefix: link.inboxPrefix, timeoutMs: putTimeoutMs }),
       };
     }
     return opened.publisher;

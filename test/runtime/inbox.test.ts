@@ -199,20 +199,29 @@ test('without JetStream the inbox is not ready, and put() says why', async () =>
   expect(inbox.ready).toBe(false);
 });
 
-test('a NATS user who may not publish into the inbox is told so at once', async () => {
-  const denied = '{ publish: { deny: ["atoll.*.inbox.>"] } }';
+async function readyInboxOf(permissions: string, inboxPrefix?: string): Promise<Inbox> {
   const server = await startNats({
-    config: `authorization { users: [{ user: "site", password: "secret", permissions: ${denied} }] }`,
+    config: `authorization { users: [{ user: "site", password: "secret", permissions: ${permissions} }] }`,
   });
   const credentialsFile = join(await temporaryFolder(), 'credentials.json');
   await writeFile(credentialsFile, JSON.stringify({ user: 'site', pass: 'secret' }), { mode: 0o600 });
-  const link = openNats({ url: server.url, credentialsFile }, { name: 'test', site: 'local', log: silent });
+  const settings = { url: server.url, credentialsFile, ...(inboxPrefix !== undefined && { inboxPrefix }) };
+  const link = openNats(settings, { name: 'test', site: 'local', log: silent });
   closeLater(() => link.close());
-  const inbox = await readyInbox(link);
+  return readyInbox(link);
+}
+
+test('a NATS user who may not publish into the inbox is told so at once', async () => {
+  const inbox = await readyInboxOf('{ publish: { deny: ["atoll.*.inbox.>"] } }');
   await expect(inbox.put(target, eventOf())).rejects.toMatchObject({
     code: 'InboxUnavailable',
     message: expect.stringMatching(/permissions violation for publish/i),
   });
+});
+
+test('a NATS user who may have answers at subjects of its own only gets them there', async () => {
+  const inbox = await readyInboxOf('{ subscribe: ["_INBOX.local.default_fn.>"] }', '_INBOX.local.default_fn');
+  expect(await inbox.put(target, eventOf())).toEqual({ duplicate: false });
 });
 
 test('many events are on their way at a time, and a server that stands still fails each of them in its time', async () => {
