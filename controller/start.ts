@@ -4,9 +4,9 @@ import type { Log } from '../runtime/log.ts';
 import type { Backend } from './backends/backend.ts';
 import { startEngine } from './engine/engine.ts';
 import type { EngineMetrics } from './engine/metrics.ts';
-import { watchConflicts } from './function/conflicts.ts';
+import { openConflicts } from './function/conflicts.ts';
 import { reconcileFunctions, type StatusOwner } from './function/reconcile.ts';
-import type { Store, Watchable } from './stores/store.ts';
+import type { Store } from './stores/store.ts';
 
 /** For one Function, of which there may be hundreds. */
 const firstLookMs = 5_000;
@@ -36,8 +36,8 @@ export interface Controller {
 
 export async function startController(options: ControllerOptions): Promise<Controller> {
   const { store, backend, log, concurrency, resyncMs, now, metrics, onStatus, lookFirst = true } = options;
-  const conflicts: Watchable = watchConflicts(store, log);
-  const reconcile = reconcileFunctions({ store, backend, onStatus, ...(now && { now }) });
+  const conflicts = openConflicts(store, log);
+  const reconcile = reconcileFunctions({ store, backend, conflicts, onStatus, ...(now && { now }) });
   // Before anybody asks: what an earlier run wrote into the status is no news of this one. What fails is tried
   // again by the engine, which says why.
   for (const key of lookFirst ? await store.keys() : [])
@@ -50,5 +50,10 @@ export async function startController(options: ControllerOptions): Promise<Contr
     ...(concurrency !== undefined && { concurrency }),
     ...(resyncMs !== undefined && { resyncMs }),
   });
-  return { stop: () => engine.stop() };
+  return {
+    async stop() {
+      conflicts.close();
+      await engine.stop();
+    },
+  };
 }

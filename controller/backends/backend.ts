@@ -26,6 +26,8 @@ export interface Observation {
   readonly selector?: string;
   /** Parts of the spec that this backend does not act on. */
   readonly ignored?: readonly string[];
+  /** A ready replica has not been heard yet, as after a start of ours: nothing can be said of the function for the moment. */
+  readonly unheard?: boolean;
 }
 
 export interface LogQuery {

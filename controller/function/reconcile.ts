@@ -4,7 +4,7 @@ import type { Backend, Observation } from '../backends/backend.ts';
 import { TerminalError, type Reconcile } from '../engine/engine.ts';
 import type { FunctionObject, FunctionStatus } from '../../crds/function.ts';
 import { UnreadableObjectError, type Store } from '../stores/store.ts';
-import { routesOf, type RouteConflict } from './routes.ts';
+import type { Conflicts } from './conflicts.ts';
 import { statusOf, statusOfUnreadable } from './status.ts';
 import { workloadFor } from './workload.ts';
 
@@ -13,6 +13,7 @@ const againMs = 1_000;
 export interface ReconcileParts {
   readonly store: Store;
   readonly backend: Backend;
+  readonly conflicts: Pick<Conflicts, 'of'>;
   /** ms since the epoch. */
   readonly now?: () => number;
   /** Told of each status once it is written; `object` has the one before. */
@@ -27,7 +28,8 @@ export interface StatusOwner {
   readonly status?: FunctionStatus | undefined;
 }
 
-export function reconcileFunctions({ store, backend, now = Date.now, onStatus }: ReconcileParts): Reconcile {
+export function reconcileFunctions(parts: ReconcileParts): Reconcile {
+  const { store, backend, conflicts, now = Date.now, onStatus } = parts;
   return async (key) => {
     const object = await store.get(key).catch(async (error: unknown) => {
       if (!(error instanceof UnreadableObjectError)) throw error;
@@ -46,12 +48,12 @@ export function reconcileFunctions({ store, backend, now = Date.now, onStatus }:
     );
     // What is ready stays so while something fails: it runs. Anything else says what it waits for.
     if (failure && isReady(object)) throw failure.error;
-    const conflicts = object.spec.triggers.some(({ http }) => http)
-      ? routesOf(await store.list()).conflicts.filter((one) => isOf(one, key))
-      : [];
+    const lost = await conflicts.of(object);
     const observed = await backend.observe(key);
+    // Nothing is known to have changed: what hosts tell brings the key again.
+    if (!failure && observed?.unheard) return;
     const observation = failure ? withProblem(observed, failure.error) : observed;
-    const status = statusOf({ object, observation, conflicts, now: now() });
+    const status = statusOf({ object, observation, conflicts: lost, now: now() });
     try {
       await store.writeStatus(key, status);
     } catch (error) {
@@ -74,6 +76,3 @@ function withProblem(observed: Observation | undefined, error: unknown): Observa
   const reason = Object.hasOwn(errorCodes, code) ? code : 'Internal';
   return { replicas: 0, readyReplicas: 0, hosts: [], ...observed, problem: { reason, message } };
 }
-
-const isOf = (one: RouteConflict, key: { namespace: string; name: string }): boolean =>
-  one.namespace === key.namespace && one.name === key.name;

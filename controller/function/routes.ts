@@ -42,10 +42,10 @@ export function routesOf(functions: readonly FunctionObject[]): {
     for (const trigger of spec.triggers) {
       if (!trigger.http) continue;
       const { pathType, methods, auth } = trigger.http;
-      const path = pathType === 'Prefix' ? trigger.http.path.replace(/(?<=.)\/+$/, '') : trigger.http.path;
+      const path = pathOf(trigger.http);
       const own = { namespace: metadata.namespace, name: metadata.name, trigger: trigger.name };
       const route: Route = { ...own, path, pathType, methods, auth };
-      const place = `${pathType} ${path}`;
+      const place = placeOf(trigger.http);
       const rivals = taken.get(place) ?? [];
       const winner = rivals.find((rival) => shareMethod(rival, route));
       const reserved = reservedPaths.find((prefix) => path === prefix || path.startsWith(`${prefix}/`));
@@ -64,6 +64,16 @@ export function routesOf(functions: readonly FunctionObject[]): {
   }
   return { routes: routes.sort(moreSpecificFirst), conflicts };
 }
+
+/** Where a Function can be in another's way: two without a common place never are. */
+export function placesOf({ spec }: FunctionObject): string[] {
+  return [...new Set(spec.triggers.flatMap(({ http }) => (http ? [placeOf(http)] : [])))];
+}
+
+const placeOf = (http: TriggerSources['http']): string => `${http.pathType} ${pathOf(http)}`;
+
+const pathOf = ({ path, pathType }: TriggerSources['http']): string =>
+  pathType === 'Prefix' ? path.replace(/(?<=.)\/+$/, '') : path;
 
 function olderFirst(a: FunctionObject, b: FunctionObject): number {
   return (

@@ -22,7 +22,8 @@ test('what cannot be made says so in its status and is tried again; what is read
     watch: () => () => {},
     close: () => Promise.resolve(),
   };
-  const reconcile = reconcileFunctions({ store, backend });
+  const conflicts = { of: () => Promise.resolve([]) };
+  const reconcile = reconcileFunctions({ store, backend, conflicts });
   const signal = new AbortController().signal;
   await expect(reconcile(hello, signal)).rejects.toBe(refusal);
   const { status, metadata } = (await store.get(hello))!;
