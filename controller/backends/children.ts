@@ -2,6 +2,7 @@
  * The objects that a function consists of in a cluster: applied, kept as they were applied, pruned, removed. Never one
  * that the Function does not own.
  */
+import { createHash } from 'node:crypto';
 import { AtollError } from '../../runtime/errors.ts';
 import type { Log } from '../../runtime/log.ts';
 import { ClusterError, resourcePath, type Cluster, type Resource } from '../cluster/client.ts';
@@ -13,13 +14,22 @@ import {
 } from '../cluster/informer.ts';
 import { keyText, type Key } from '../stores/store.ts';
 import { apiVersion as functionVersion, kind as functionKind } from '../../crds/function.ts';
-import { childSelector, configAnnotation, functionLabel, manager, type Manifest } from './manifests.ts';
+import {
+  childSelector,
+  configAnnotation,
+  functionLabel,
+  generationAnnotation,
+  manager,
+  type Manifest,
+} from './manifests.ts';
 
 /** What is kept of an object: whose it is, which fields are ours, and how it goes. */
 export interface Child extends ClusterObject {
   readonly kind: string;
-  /** Our own part of managedFields: it changes when somebody else takes or removes a field of ours. */
-  readonly fields: string | undefined;
+  /** Which fields are ours: it changes when somebody else takes or removes one. */
+  readonly fields: OwnFields | undefined;
+  /** Digest of the manifest that was applied last, as the object itself tells. */
+  readonly applied: string | undefined;
   readonly owners: readonly {
     readonly apiVersion: string;
     readonly kind: string;
@@ -30,6 +40,13 @@ export interface Child extends ClusterObject {
   readonly status: Readonly<Record<string, unknown>>;
   /** Which ConfigMap its pods run: of a Deployment, DaemonSet, or a ReplicaSet, which is not ours but our Deployment's. */
   readonly config: string | undefined;
+}
+
+interface OwnFields {
+  readonly digest: string;
+  readonly replicas: boolean;
+  /** Our part of managedFields, until it was held against the manifest: of a Deployment it is 2 KB. */
+  text: string | undefined;
 }
 
 const resources: Readonly<Record<string, Resource>> = {
@@ -51,8 +68,14 @@ const resources: Readonly<Record<string, Resource>> = {
  */
 const secrets: Resource = { group: '', version: 'v1', plural: 'secrets' };
 
-/** Of each spec only this is looked at again. */
-const specKept = ['replicas', 'clusterIP'] as const;
+/** Of each object only this is looked at again: there may be tens of thousands. */
+const specKept = ['replicas', 'clusterIP'];
+const statusKept = [
+  ...['observedGeneration', 'replicas', 'updatedReplicas', 'conditions'],
+  ...['desiredNumberScheduled', 'updatedNumberScheduled', 'currentNumberScheduled', 'numberMisscheduled'],
+];
+/** Digest of the manifest: a controller that starts knows by it what it need not apply. */
+const appliedAnnotation = 'atoll.dev/applied';
 
 /** Holds replicas between us, who do not say them any more, and the autoscaler, which has not said them yet. */
 const handoverManager = 'atoll-scaling';
@@ -75,6 +98,8 @@ export interface Children {
    * Rejects with AtollError NameTaken for an object that the Function does not own, and with what the server refused.
    */
   apply(manifest: Manifest, owner: Owner): Promise<void>;
+  /** Whether applying the manifest that was applied as this would send nothing. */
+  isApplied(part: Part, owner: Owner): boolean;
   /** Also when it is gone already. What belongs to it goes with it. */
   remove(child: Child): Promise<void>;
   close(): Promise<void>;
@@ -91,10 +116,18 @@ export interface ChildrenOptions {
   readonly timings?: Partial<InformerTimings> | undefined;
 }
 
-interface Applied {
-  readonly text: string;
-  readonly uid: string;
-  readonly fields: string | undefined;
+/** What is remembered of a manifest. */
+export interface Part {
+  readonly kind: string;
+  readonly namespace: string;
+  readonly name: string;
+  readonly digest: string;
+}
+
+export function partOf(manifest: Manifest): Part {
+  const { kind, metadata } = manifest;
+  const { namespace, name } = metadata;
+  return { kind, namespace, name, digest: digestOf(JSON.stringify(manifest)) };
 }
 
 export function openChildren(options: ChildrenOptions): Children {
@@ -102,8 +135,8 @@ export function openChildren(options: ChildrenOptions): Children {
   const listeners = new Set<(key: Key) => void>();
   /** By function, then by kind and name. */
   const index = new Map<string, Map<string, Child>>();
-  /** What we last applied, by `Kind namespace/name`. */
-  const applied = new Map<string, Applied>();
+  /** Digest of the fields that were ours when all that the manifest says was, by `Kind namespace/name`. */
+  const complete = new Map<string, string>();
 
   const informers = new Map<string, Informer<Child>>();
   for (const [kind, resource] of Object.entries(resources)) {
@@ -165,11 +198,15 @@ export function openChildren(options: ChildrenOptions): Children {
     });
   }
 
+  function isSecretThere(key: Key, { uid }: Owner): boolean {
+    const companion = informerOf('ConfigMap').get(key);
+    return companion !== undefined && isOwnedBy(companion, uid);
+  }
+
   /** Its name is a digest of what it holds, so one that is there already is it. */
   async function createSecret(manifest: Manifest, owner: Owner): Promise<void> {
     const { namespace, name } = manifest.metadata;
-    const companion = informerOf('ConfigMap').get({ namespace, name });
-    if (companion && isOwnedBy(companion, owner.uid)) return;
+    if (isSecretThere({ namespace, name }, owner)) return;
     try {
       await cluster.request('POST', resourcePath(secrets, { namespace }), {
         query: { fieldManager: manager, fieldValidation: 'Strict' },
@@ -207,8 +244,30 @@ export function openChildren(options: ChildrenOptions): Children {
     const informer = informerOf(kind);
     const key = { namespace, name: metadata.name };
     const known = informer.get(key);
+    complete.delete(`${kind} ${keyText(key)}`);
     informer.forget(key, metadata.uid);
     if (known?.metadata.uid === metadata.uid) note(known, undefined);
+  }
+
+  function isApplied(part: Part, owner: Owner): boolean {
+    const { kind, namespace, name, digest } = part;
+    if (kind === 'Secret') return isSecretThere({ namespace, name }, owner);
+    const child = informerOf(kind).get({ namespace, name });
+    if (!child || child.applied !== digest || !isOwnedBy(child, owner.uid)) return false;
+    if (child.metadata.deletionTimestamp !== undefined || !child.fields) return false;
+    if (complete.get(idOf(child)) !== child.fields.digest) return false;
+    child.fields.text = undefined;
+    return true;
+  }
+
+  /** It says that it was applied so, by a controller of before: whether nobody changed it since is to be seen. */
+  function isFirstLook(child: Child, { digest }: Part, owner: Owner): boolean {
+    return (
+      child.applied === digest &&
+      child.fields?.text !== undefined &&
+      child.metadata.deletionTimestamp === undefined &&
+      isOwnedBy(child, owner.uid)
+    );
   }
 
   return {
@@ -232,17 +291,16 @@ export function openChildren(options: ChildrenOptions): Children {
       if (kind === 'Secret') return createSecret(manifest, owner);
       const { namespace, name } = manifest.metadata;
       const id = idOf(manifest);
-      const text = JSON.stringify(manifest);
-      const before = applied.get(id);
+      const part = partOf(manifest);
       const cached = informerOf(kind).get({ namespace, name });
-      if (
-        cached &&
-        before?.text === text &&
-        before.uid === cached.metadata.uid &&
-        before.fields === cached.fields &&
-        cached.metadata.deletionTimestamp === undefined
-      ) {
-        return;
+      if (isApplied(part, owner)) return;
+      if (cached && isFirstLook(cached, part, owner)) {
+        const fields = JSON.parse(cached.fields!.text!) as OwnedTree;
+        if (owns(fields, withAnnotation(manifest, part.digest), true)) {
+          complete.set(id, cached.fields!.digest);
+          cached.fields!.text = undefined;
+          return;
+        }
       }
       // What is not ours has none of our labels, so no informer knows it.
       const live = cached ?? (await read(kind, namespace, name));
@@ -260,13 +318,17 @@ export function openChildren(options: ChildrenOptions): Children {
         const part = { metadata: { name, namespace, ...identity }, spec: { replicas } };
         await patch({ apiVersion: manifest.apiVersion, kind, ...part }, path, handoverManager);
       }
-      const metadata = { ...manifest.metadata, ...identity };
-      const answer = await patch({ ...manifest, metadata }, path, manager);
-      const child = kept(kind, answer);
-      informerOf(kind).learn(answer, { quiet: true });
+      const marked = withAnnotation(manifest, part.digest);
+      const metadata = { ...marked.metadata, ...identity };
+      const child = kept(kind, await patch({ ...marked, metadata }, path, manager));
+      if (child.fields) {
+        child.fields.text = undefined;
+        complete.set(id, child.fields.digest);
+      }
+      informerOf(kind).learn(child, { quiet: true });
       note(undefined, child);
-      applied.set(id, { text, uid: child.metadata.uid, fields: child.fields });
     },
+    isApplied,
     remove,
     async close() {
       await Promise.all([...informers.values()].map((informer) => informer.close()));
@@ -281,20 +343,90 @@ function idOf(object: { kind: string; metadata: { namespace?: string; name: stri
 /** Also of an object that was kept before: an informer keeps what it is given to learn. */
 function kept(kind: string, object: Child): Child {
   if (object.owners !== undefined) return object;
-  const { managedFields, ownerReferences, ...metadata } = object.metadata;
+  const { managedFields, ownerReferences, labels, annotations } = object.metadata;
   const ours = (managedFields as ManagedFields[] | undefined)?.find(
     (one) => one.manager === manager && one.operation === 'Apply' && one.subresource === undefined,
   );
   const spec = (object.spec ?? {}) as Record<string, unknown>;
+  const text = ours && JSON.stringify(ours.fieldsV1);
   return {
     kind,
-    metadata,
-    fields: ours && JSON.stringify(ours.fieldsV1),
-    owners: (ownerReferences as Child['owners'] | undefined) ?? [],
-    spec: Object.fromEntries(specKept.filter((name) => name in spec).map((name) => [name, spec[name]])),
-    status: object.status ?? {},
+    metadata: {
+      ...only(object.metadata, metadataKept),
+      ...(labels && { labels: only(labels, [functionLabel]) }),
+      ...(annotations && { annotations: only(annotations, [generationAnnotation]) }),
+    } as Child['metadata'],
+    fields:
+      text === undefined
+        ? undefined
+        : { digest: digestOf(text), replicas: text.includes('"f:replicas":'), text },
+    applied: annotations?.[appliedAnnotation],
+    owners: ((ownerReferences as Child['owners'] | undefined) ?? []).map(
+      ({ apiVersion, kind, name, uid }) => ({ apiVersion, kind, name, uid }),
+    ),
+    spec: only(spec, specKept),
+    status: only(object.status ?? {}, statusKept),
     config: (spec['template'] as Template | undefined)?.metadata?.annotations?.[configAnnotation],
   };
+}
+
+const metadataKept = [
+  ...['name', 'namespace', 'uid', 'resourceVersion', 'generation'],
+  ...['creationTimestamp', 'deletionTimestamp'],
+];
+
+function only<T extends object>(whole: T, names: readonly string[]): T {
+  return Object.fromEntries(Object.entries(whole).filter(([name]) => names.includes(name))) as T;
+}
+
+/** 96 bits: enough to tell a manifest from the one before it. */
+const digestOf = (text: string): string => createHash('sha256').update(text).digest('base64url').slice(0, 16);
+
+function withAnnotation(manifest: Manifest, digest: string): Manifest {
+  const { metadata } = manifest;
+  const annotations = { ...metadata.annotations, [appliedAnnotation]: digest };
+  return { ...manifest, metadata: { ...metadata, annotations } };
+}
+
+/** https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/object-meta/: fieldsV1 */
+interface OwnedTree {
+  readonly [step: string]: OwnedTree;
+}
+
+/**
+ * Whether every field that the value has is among the owned ones. Who changes a field takes it from us; so does who
+ * removes it.
+ */
+function owns(owned: OwnedTree, value: unknown, isObject = false): boolean {
+  // A leaf: the value as a whole.
+  if (Object.keys(owned).length === 0) return true;
+  if (Array.isArray(value)) {
+    return value.every((item) => {
+      const step = Object.keys(owned).find((one) => isStepTo(one, item));
+      return step !== undefined && owns(owned[step]!, item);
+    });
+  }
+  if (typeof value !== 'object' || value === null) return true;
+  return Object.entries(value).every(([name, part]) => {
+    // Nothing of these is kept, so nobody owns it.
+    if (part === undefined || part === null || (Array.isArray(part) && part.length === 0)) return true;
+    if (isObject && (name === 'apiVersion' || name === 'kind')) return true;
+    if (isObject && name === 'metadata') {
+      const { name: _name, namespace: _namespace, ...rest } = part as Record<string, unknown>;
+      return owned['f:metadata'] !== undefined && owns(owned['f:metadata'], rest);
+    }
+    const next = owned[`f:${name}`];
+    return next !== undefined && owns(next, part);
+  });
+}
+
+/** `k:{"name":"host"}` of a list of objects, `v:"a"` of a set. What the key names and the item leaves out is a default. */
+function isStepTo(step: string, item: unknown): boolean {
+  if (step.startsWith('v:')) return step.slice(2) === JSON.stringify(item);
+  if (!step.startsWith('k:') || typeof item !== 'object' || item === null) return false;
+  const given = item as Record<string, unknown>;
+  const keys = Object.entries(JSON.parse(step.slice(2)) as Record<string, unknown>);
+  return keys.every(([name, value]) => given[name] === undefined || given[name] === value);
 }
 
 interface Template {
@@ -338,6 +470,6 @@ function handsOverReplicas(manifest: Manifest, live: Child): boolean {
     manifest.kind === 'Deployment' &&
     !('replicas' in spec) &&
     live.spec['replicas'] !== undefined &&
-    live.fields?.includes('"f:replicas":') === true
+    live.fields?.replicas === true
   );
 }

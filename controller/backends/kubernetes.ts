@@ -1,4 +1,5 @@
 /** A cluster: a Deployment or DaemonSet for each function, whose pods run a host for it alone. */
+import { createHash } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
 import { kind as functionKind } from '../../crds/function.ts';
 import type { HostFunctionStatus, HostStatusLine } from '../../runtime/config.ts';
@@ -8,7 +9,7 @@ import { ClusterError, type Cluster } from '../cluster/client.ts';
 import type { InformerTimings } from '../cluster/informer.ts';
 import { keyText, type Key } from '../stores/store.ts';
 import type { Backend, Observation, Workload } from './backend.ts';
-import { isOwnedBy, openChildren, type Child } from './children.ts';
+import { isOwnedBy, openChildren, partOf, type Child, type Part } from './children.ts';
 import { openFunctionPods } from './function-pods.ts';
 import { followHostStatus } from './host-status.ts';
 import {
@@ -29,6 +30,8 @@ const problemMs = 30_000;
 const missingMs = 2_000;
 const connectFloorMs = 100;
 const connectCeilingMs = 5_000;
+/** A host that says nothing for so long is not waited for any more before something is said of its function. */
+const hearMs = 10_000;
 
 export interface KubernetesBackendOptions {
   readonly cluster: Cluster;
@@ -39,10 +42,11 @@ export interface KubernetesBackendOptions {
   readonly timings?: Partial<InformerTimings>;
 }
 
+/** The manifests themselves are made again when they are needed: of thousands of functions they are tens of megabytes. */
 interface Wanted {
   readonly workload: Workload;
-  readonly text: string;
-  readonly manifests: Manifests | undefined;
+  readonly digest: string;
+  readonly manifests: (Omit<Manifests, 'objects'> & { readonly parts: readonly Part[] }) | undefined;
   problem: Problem | undefined;
 }
 
@@ -51,6 +55,9 @@ interface Host {
   readonly address: string;
   readonly stop: AbortController;
   status: HostFunctionStatus | undefined;
+  /** It told, could not be reached, or had its time. */
+  heard: boolean;
+  patience: NodeJS.Timeout | undefined;
 }
 
 export function openKubernetesBackend(options: KubernetesBackendOptions): Backend {
@@ -89,20 +96,29 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
     // A pod whose sandbox was made anew has another one.
     if (hosts.get(uid)?.address === address) return;
     leave(uid);
-    const host: Host = { address, stop: new AbortController(), status: undefined };
+    const stop = new AbortController();
+    const host: Host = { address, stop, status: undefined, heard: false, patience: undefined };
     hosts.set(uid, host);
     const change = (status: HostFunctionStatus | undefined): void => {
+      clearTimeout(host.patience);
+      host.heard = true;
       host.status = status;
       if (hosts.get(uid) === host) emit(key);
     };
     const hear = (line: HostStatusLine): void => {
       if ('function' in line && line.function.name === key.name) change(line.function);
     };
-    listen(address, hear, () => change(undefined), host.stop.signal).catch(() => {});
+    const lost = (): void => {
+      if (host.status || !host.heard) change(undefined);
+    };
+    host.patience = setTimeout(lost, hearMs).unref();
+    listen(address, hear, lost, stop.signal).catch(() => {});
   }
 
   function leave(uid: string): void {
-    hosts.get(uid)?.stop.abort();
+    const host = hosts.get(uid);
+    host?.stop.abort();
+    clearTimeout(host?.patience);
     hosts.delete(uid);
   }
 
@@ -122,6 +138,7 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
         onLost();
       } catch {
         // Not listening yet, or not any more.
+        if (!signal.aborted) onLost();
       }
       await pause(waitMs, undefined, { signal });
     }
@@ -130,14 +147,19 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
   // What is wanted
 
   function look(workload: Workload): Wanted {
-    const text = JSON.stringify(workload);
+    const digest = createHash('sha256').update(JSON.stringify(workload)).digest('base64url');
     const before = wanted.get(keyText(workload.key));
-    if (before?.text === text) return before;
+    if (before?.digest === digest) {
+      // The one that the store has now: no second copy of the spec is kept.
+      const same = { ...before, workload };
+      wanted.set(keyText(workload.key), same);
+      return same;
+    }
     const made = workload.spec.package ? manifestsOf(workload, settings) : undefined;
     const now: Wanted = {
       workload,
-      text,
-      manifests: made && 'objects' in made ? made : undefined,
+      digest,
+      manifests: made && 'objects' in made ? remembered(made) : undefined,
       problem: made && 'problem' in made ? made.problem : undefined,
     };
     wanted.set(keyText(workload.key), now);
@@ -148,8 +170,11 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
   async function settle({ workload, manifests }: Wanted): Promise<void> {
     if (!manifests) return;
     const owner = { key: workload.key, uid: workload.uid };
-    for (const manifest of manifests.objects) await children.apply(manifest, owner);
-    const names = new Set(manifests.objects.map(({ kind, metadata }) => `${kind} ${metadata.name}`));
+    if (!manifests.parts.every((part) => children.isApplied(part, owner))) {
+      const made = manifestsOf(workload, settings);
+      for (const manifest of 'objects' in made ? made.objects : []) await children.apply(manifest, owner);
+    }
+    const names = new Set(manifests.parts.map(({ kind, name }) => `${kind} ${name}`));
     for (const child of children.of(workload.key)) {
       if (names.has(`${child.kind} ${child.metadata.name}`) || !isOwnedBy(child, workload.uid)) continue;
       if (child.metadata.deletionTimestamp !== undefined) continue;
@@ -261,6 +286,9 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
         readyReplicas: there.filter(isPodReady).length,
         hosts: hostStatuses(there.filter(counts), key, now),
         selector: podSelector(key.name),
+        ...(there.some((pod) => isPodReady(pod) && hosts.get(pod.metadata.uid)?.heard === false) && {
+          unheard: true,
+        }),
         ...(runner && {
           rollout: rolloutOf(runner, {
             ready: current.filter(isPodReady).length,
@@ -287,6 +315,10 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
       await Promise.all([children.close(), pods.close()]);
     },
   };
+}
+
+function remembered({ objects, ...facts }: Manifests): NonNullable<Wanted['manifests']> {
+  return { ...facts, parts: objects.map(partOf) };
 }
 
 /** Until requests can reach it, a handler that is ready is of no use to anybody. */

@@ -28,8 +28,8 @@ export interface InformerOptions<T extends ClusterObject> {
   /** Absent: all of them. */
   readonly namespaces?: readonly string[] | undefined;
   readonly labelSelector?: string;
-  /** What is kept of an object: less memory for large ones. `metadata` has to stay. */
-  readonly keep?: (object: T) => T;
+  /** What is kept of an object: less memory for large ones. `metadata` has to stay. `before` is what is known of its key. */
+  readonly keep?: (object: T, before: T | undefined) => T;
   readonly log?: Log | undefined;
   readonly timings?: Partial<InformerTimings>;
   /** In [0, 1): jitter, so that replicas which lost a server together do not come back together. */
@@ -101,10 +101,12 @@ export function openInformer<T extends ClusterObject>(options: InformerOptions<T
     for (const listener of listeners) listener(key, before, after);
   }
 
-  function set(object: T, quiet = false): void {
-    const key = keyOf(object);
+  const kept = (object: T): T => keep(object, known.get(keyText(keyOf(object))));
+
+  /** `after` is what is kept. */
+  function set(after: T, quiet = false): void {
+    const key = keyOf(after);
     const before = known.get(keyText(key));
-    const after = keep(object);
     known.set(keyText(key), after);
     if (!quiet) tell(key, before, after);
   }
@@ -121,7 +123,7 @@ export function openInformer<T extends ClusterObject>(options: InformerOptions<T
     const before = known.get(text);
     if (deleted.has(object.metadata.uid) || (before && !isNewer(object, before))) return;
     for (const texts of learning) texts.add(text);
-    set(object, quiet);
+    set(kept(object), quiet);
   }
 
   /** The server's word on all objects of a scope. It is the last one, also when it went back in time (a restored backup). */
@@ -173,7 +175,8 @@ export function openInformer<T extends ClusterObject>(options: InformerOptions<T
         query: { limit, continue: next, labelSelector },
         signal: closing.signal,
       });
-      items.push(...page.items);
+      // At once: thousands of whole objects are more than the process has room for.
+      for (const item of page.items) items.push(kept(item));
       next = page.metadata.continue || undefined;
       if (next === undefined) return { items, version: page.metadata.resourceVersion };
     }
@@ -210,7 +213,7 @@ export function openInformer<T extends ClusterObject>(options: InformerOptions<T
         if (before?.metadata.uid === uid) drop(keyOf(object));
       } else if (type !== 'BOOKMARK' && !deleted.has(uid)) {
         const before = known.get(keyText(keyOf(object)));
-        if (!before || isNewer(object, before)) set(object);
+        if (!before || isNewer(object, before)) set(kept(object));
       }
       seen(resourceVersion);
     }

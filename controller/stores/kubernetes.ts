@@ -57,15 +57,13 @@ interface RawFunction extends ClusterObject {
 export function openKubernetesStore(options: KubernetesStoreOptions): KubernetesStore {
   const { cluster, namespaces, log, timings } = options;
   let informer: Informer<RawFunction> | undefined;
-  /** One that was edited into something unreadable must not take its routes away. */
-  const lastGood = new Map<string, FunctionObject>();
 
   function follow(): Informer<RawFunction> {
     informer ??= openInformer<RawFunction>({
       cluster,
       resource: functionResource,
       namespaces,
-      keep: withoutManagedFields,
+      keep: keptFunction,
       log,
       ...(timings && { timings }),
     });
@@ -97,9 +95,7 @@ export function openKubernetesStore(options: KubernetesStoreOptions): Kubernetes
       const facts = { status: raw.status, identity: { uid, resourceVersion } };
       throw new UnreadableObjectError(keyOf(raw), what, verdict.problems, facts);
     }
-    const object = withMetadata(raw, verdict.object);
-    lastGood.set(keyText(keyOf(raw)), object);
-    return object;
+    return withMetadata(raw, verdict.object);
   }
 
   async function put(input: unknown, { dryRun = false } = {}): Promise<FunctionObject> {
@@ -137,9 +133,7 @@ export function openKubernetesStore(options: KubernetesStoreOptions): Kubernetes
       if (!isKey(key) || !isOurs(key.namespace)) return undefined;
       const known = cache();
       const raw = known ? known.get(key) : await ask(key);
-      if (raw && isThere(raw)) return read(raw);
-      lastGood.delete(keyText(key));
-      return undefined;
+      return raw && isThere(raw) ? read(raw) : undefined;
     },
     async list(namespace) {
       return (await all(namespace)).flatMap((raw) => {
@@ -151,8 +145,8 @@ export function openKubernetesStore(options: KubernetesStoreOptions): Kubernetes
             { namespace: error.key.namespace, function: error.key.name, error: error.message },
             'a Function cannot be read',
           );
-          const last = lastGood.get(keyText(error.key));
-          return last && last.metadata.uid === raw.metadata.uid ? [last] : [];
+          const { last } = verdictOf(raw) as Unreadable;
+          return last ? [last] : [];
         }
       });
     },
@@ -220,10 +214,40 @@ const pathOf = ({ namespace, name }: Key, subresource?: string): string =>
 /** What is being deleted counts as gone: only a finalizer of somebody else keeps it. */
 const isThere = ({ metadata }: RawFunction): boolean => metadata.deletionTimestamp === undefined;
 
-/** They are most of a small object, and nobody here reads them. */
-function withoutManagedFields(raw: RawFunction): RawFunction {
-  const { managedFields: _, ...metadata } = raw.metadata;
-  return { ...raw, metadata };
+/** kubectl's own copy of the whole object, as text. */
+const appliedByKubectl = 'kubectl.kubernetes.io/last-applied-configuration';
+
+/** Of thousands of Functions each part is kept once: the spec as it was read, and nothing that nobody here reads. */
+function keptFunction(raw: RawFunction, before: RawFunction | undefined): RawFunction {
+  const { spec: _spec, status } = raw;
+  const { managedFields: _, annotations, ...metadata } = raw.metadata;
+  const { [appliedByKubectl]: _copy, ...rest } = annotations ?? {};
+  const kept: RawFunction = {
+    metadata: { ...metadata, ...(Object.keys(rest).length > 0 && { annotations: rest }) },
+    ...(status && { status }),
+  };
+  const same = before?.metadata.uid === metadata.uid ? before : undefined;
+  const known = same && verdicts.get(same);
+  if (known && isSameMeaning(same, kept)) {
+    verdicts.set(kept, known);
+    return kept;
+  }
+  const verdict = judge({ ...raw, metadata: kept.metadata });
+  // One that was edited into something unreadable must not take its routes away.
+  const last =
+    known === undefined ? undefined : 'object' in known ? withMetadata(same!, known.object) : known.last;
+  verdicts.set(kept, 'problems' in verdict && last ? { ...verdict, last } : verdict);
+  return kept;
+}
+
+/** The API server counts each change of the spec. */
+function isSameMeaning({ metadata: one }: RawFunction, { metadata: other }: RawFunction): boolean {
+  return (
+    one.generation !== undefined &&
+    one.generation === other.generation &&
+    isDeepStrictEqual(one.labels, other.labels) &&
+    isDeepStrictEqual(one.annotations, other.annotations)
+  );
 }
 
 interface Deleted {
@@ -251,13 +275,26 @@ async function listAll(cluster: Cluster, namespace: string | undefined): Promise
   return found;
 }
 
-type Verdict = { readonly object: FunctionManifest } | { readonly problems: readonly string[] };
+interface Unreadable {
+  readonly problems: readonly string[];
+  /** What it was when it could be read. */
+  readonly last?: FunctionObject;
+}
+
+type Verdict = { readonly object: FunctionManifest } | Unreadable;
+/** Of what an informer keeps, which has no spec any more; and of what was just read. */
 const verdicts = new WeakMap<RawFunction, Verdict>();
 
-/** The API server judged it by the definition it had then; a newer one, or a write by hand into etcd, may differ. */
 function verdictOf(raw: RawFunction): Verdict {
   const known = verdicts.get(raw);
   if (known) return known;
+  const verdict = judge(raw);
+  verdicts.set(raw, verdict);
+  return verdict;
+}
+
+/** The API server judged it by the definition it had then; a newer one, or a write by hand into etcd, may differ. */
+function judge(raw: RawFunction): Verdict {
   const { name, namespace, labels, annotations } = raw.metadata;
   const judged = validate({
     apiVersion,
@@ -265,11 +302,7 @@ function verdictOf(raw: RawFunction): Verdict {
     metadata: { name, namespace, ...(labels && { labels }), ...(annotations && { annotations }) },
     spec: raw.spec,
   });
-  const verdict = judged.ok
-    ? { object: frozen(judged.object) }
-    : { problems: judged.problems.map(problemText) };
-  verdicts.set(raw, verdict);
-  return verdict;
+  return judged.ok ? { object: frozen(judged.object) } : { problems: judged.problems.map(problemText) };
 }
 
 /** One form serves all who read it: a thousand Functions are listed for each that has a path. */

@@ -135,7 +135,68 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('objects in a cluster wi
 
     const next = await openBackend(one.kubernetes, one.namespace, settings);
     await next.ensure(workload);
+    expect(await writesOf(one)).toEqual(writes);
     expect(await one.versions()).toEqual(versions);
+  });
+
+  test.each<[string, object]>([
+    [
+      'a Deployment with all that a spec can say',
+      {
+        replicas: 2,
+        env: [
+          { name: 'PLAIN', value: 'x' },
+          { name: 'SECRET', valueFrom: { secretKeyRef: { name: 'some', key: 'key' } } },
+        ],
+        placement: {
+          nodeSelector: { robot: 'arm' },
+          tolerations: [{ key: 'robot', operator: 'Exists' }],
+        },
+        pod: {
+          labels: { team: 'arm' },
+          annotations: { note: 'x' },
+          // Not as the API server writes it.
+          resources: { requests: { cpu: '1000m', memory: '1024Mi' }, limits: { memory: '2048Mi' } },
+          volumes: [{ name: 'maps', emptyDir: {} }],
+          volumeMounts: [{ name: 'maps', mountPath: '/maps' }],
+          imagePullSecrets: [{ name: 'registry' }],
+        },
+      },
+    ],
+    ['a DaemonSet', { placement: { everyNode: true } }],
+    ['an autoscaler', { scaling: { minReplicas: 1, maxReplicas: 3, targetCPUPercent: 50 } }],
+  ])('a backend that has just been started writes nothing about %s', async (_what, spec) => {
+    const one = await scene();
+    const workload = await one.wants(spec);
+    await one.backend.ensure(workload);
+    await one.backend.ensure(workload);
+    const writes = await writesOf(one);
+    expect(writes.length).toBeGreaterThan(4);
+    await one.backend.close();
+    const next = await openBackend(one.kubernetes, one.namespace, settings);
+    await next.ensure(workload);
+    expect(await writesOf(one)).toEqual(writes);
+  });
+
+  test('what was edited while no backend ran is put right by the next one, and only that', async () => {
+    const one = await scene();
+    const workload = await one.wants({ replicas: 2 });
+    await one.backend.ensure(workload);
+    const writes = await writesOf(one);
+    await one.backend.close();
+    const name = `fn-${one.key.name}`;
+    await one.kubectl('scale', 'deployment', name, '--replicas=1');
+    await one.kubectl('label', 'service', name, 'app.kubernetes.io/managed-by-');
+    await one.kubectl('annotate', 'networkpolicy', name, 'somebody=else');
+    await one.kubectl('delete', 'serviceaccount', name);
+    const next = await openBackend(one.kubernetes, one.namespace, settings);
+    await next.ensure(workload);
+    expect((await writesOf(one)).slice(writes.length).sort()).toEqual([
+      `patch deployments ${name}`,
+      `patch serviceaccounts ${name}`,
+      `patch services ${name}`,
+    ]);
+    expect(await one.field(`deployment/${name}`, '{.spec.replicas}')).toBe('2');
   });
 
   test('a new generation changes what it is about and nothing else', async () => {
