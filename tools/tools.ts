@@ -167,6 +167,15 @@ export const tools = {
       atLeast: '3.16',
     },
   },
+  kwok: {
+    version: '0.8.0',
+    kind: 'go',
+    package: 'sigs.k8s.io/kwok/cmd/kwok',
+    purpose: 'nodes that only seem to run pods, thousands of them; tests',
+    binary: 'kwok',
+    usualSeconds: 150,
+    accepted: { versionArguments: ['--version'], pattern: /v(\d+\.\d+\.\d+)/, atLeast: '0.7.0' },
+  },
   containerd: {
     version: '1.6.20',
     kind: 'debian',

@@ -17,21 +17,24 @@ import type { Server } from './server.ts';
 
 export interface KubernetesOptions {
   /** kube-controller-manager: Deployments, garbage collection, default ServiceAccounts, deletion of namespaces. */
-  controllers?: boolean;
+  controllers?: boolean | readonly ControllerSwitch[];
   scheduler?: boolean;
-  /** Writes down every request; `audited()` reads it. */
-  audit?: boolean;
+  /** Writes down every request, or those of the users; `audited()` reads it. */
+  audit?: boolean | { readonly users: readonly string[] };
   /** Names of further users, each with the groups it is in; `tokenOf` gives what they log in with. */
   users?: Readonly<Record<string, readonly string[]>>;
   /** Where its nodes are (`kubernetes-nodes.ts` starts them); by default it has none and listens on loopback. */
   network?: {
     /** Of this machine, as nodes reach it: the API server listens there. */
     readonly address: string;
-    /** Of ClusterIPs: `a.b.c.0/24`. */
+    /** Of ClusterIPs: `a.b.c.0/n`. */
     readonly services: string;
   };
   closing?: Closing;
 }
+
+/** Of a controller that is not to run; all others do. */
+export type ControllerSwitch = `-${string}`;
 
 export interface Kubernetes {
   /** The API server's, `https://…`. */
@@ -92,7 +95,7 @@ export interface AuditEvent {
 }
 
 /** Nobody but a node could reach a ClusterIP. */
-const withoutNodes = { address: '127.0.0.1', services: '10.96.0.0/24' };
+const withoutNodes = { address: '127.0.0.1', services: '10.96.0.0/16' };
 
 export async function startKubernetes(options: KubernetesOptions = {}): Promise<Kubernetes> {
   const { closing } = options;
@@ -100,7 +103,7 @@ export async function startKubernetes(options: KubernetesOptions = {}): Promise<
   const bin = dirname(await requireTool('kubernetes'));
   const folder = await temporaryFolder({ closing });
   const file = (name: string): string => join(folder, name);
-  const pki = await makeCertificates(folder, [address, services.replace(/\.0\/24$/, '.1')]);
+  const pki = await makeCertificates(folder, [address, services.replace(/\.0\/\d+$/, '.1')]);
 
   const users: Record<string, readonly string[]> = {
     admin: ['system:masters'],
@@ -116,7 +119,10 @@ export async function startKubernetes(options: KubernetesOptions = {}): Promise<
   };
   const logins = [...tokens].map(([user, token]) => `${token},${user},${user},"${users[user]?.join(',')}"\n`);
   await writeFile(file('tokens.csv'), logins.join(''), { mode: 0o600 });
-  await writeFile(file('audit.yaml'), auditPolicy);
+  await writeFile(
+    file('audit.yaml'),
+    auditPolicy(typeof options.audit === 'object' ? options.audit.users : undefined),
+  );
 
   const etcd = await startServer<{ client: number; peer: number }>(
     {
@@ -227,6 +233,9 @@ export async function startKubernetes(options: KubernetesOptions = {}): Promise<
           '--use-service-account-credentials=true',
           // With its usual limits it takes seconds to make what a new namespace needs.
           ...['--kube-api-qps=500', '--kube-api-burst=1000'],
+          ...(typeof options.controllers === 'object'
+            ? [`--controllers=${['*', ...options.controllers].join(',')}`]
+            : []),
           `--service-account-private-key-file=${pki.serviceAccount.private}`,
           `--root-ca-file=${pki.ca}`,
           ...['--node-monitor-period=2s', '--node-monitor-grace-period=20s'],
@@ -300,12 +309,21 @@ export async function startKubernetes(options: KubernetesOptions = {}): Promise<
 }
 
 /** Who asked for what and what came of it; no bodies, so no secrets. */
-const auditPolicy = stringify({
-  apiVersion: 'audit.k8s.io/v1',
-  kind: 'Policy',
-  omitStages: ['RequestReceived'],
-  rules: [{ level: 'Metadata' }],
-});
+const auditPolicy = (users: readonly string[] | undefined): string =>
+  stringify({
+    apiVersion: 'audit.k8s.io/v1',
+    kind: 'Policy',
+    omitStages: ['RequestReceived'],
+    rules:
+      users === undefined
+        ? [{ level: 'Metadata' }]
+        : // The mark that `audited` waits for is nobody's of them.
+          [
+            { level: 'Metadata', users },
+            { level: 'Metadata', nonResourceURLs: ['/version'] },
+            { level: 'None' },
+          ],
+  });
 
 const http = (port: number): string => `http://127.0.0.1:${port}`;
 const run = promisify(execFile);
