@@ -21,7 +21,7 @@ import { startWire } from '../support/wire.ts';
 
 /** Of each of those who write at the same time. */
 const rounds = soak ? 500 : 30;
-const storms = soak ? 20 : 2;
+const storms = soak ? 20 : 1;
 const hourMs = 3_600_000;
 
 describe.skipIf(await missing('kubernetes', 'openssl'))(
