@@ -100,10 +100,11 @@ describe.skipIf(await missing('kubernetes', 'openssl', 'kwok'))(`${count} Functi
       // What nobody changed.
       expect((await first.process.stop()).code).toBe(0);
       const before = (await kubernetes.audited()).length;
+      const askedBefore = nodes.asked;
       const restartMs = performance.now();
       const second = await startController(kubernetes);
       await expect.poll(() => second.metric(done), patience).toBeGreaterThanOrEqual(count);
-      await expect.poll(() => nodes.connections, patience).toBe(count);
+      await expect.poll(() => nodes.asked - askedBefore, patience).toBe(count);
       await quiet(second);
       const seconds = (performance.now() - restartMs) / 1000;
       const since = (await kubernetes.audited())

@@ -23,8 +23,8 @@ const podsOfNode = 500;
 export interface SimulatedNodes {
   /** How many pods have a host that answers. */
   readonly answering: number;
-  /** How many connections the hosts have. */
-  readonly connections: number;
+  /** How often hosts were asked what they are, each time for as long as who asked lives. */
+  readonly asked: number;
 }
 
 /** `statusOf`: what the host of the function's pod tells; undefined while it has nothing to tell. */
@@ -52,7 +52,7 @@ export async function simulateNodes(
 
   const cluster = await openCluster({ kubeconfig: kubernetes.kubeconfigFile, userAgent: 'simulated-nodes' });
   const hosts = new Map<string, Server>();
-  let connections = 0;
+  let asked = 0;
   const pods = openInformer<Pod>({ cluster, resource: podResource, labelSelector: functionLabel });
   pods.watch((_key, before, after) => {
     const { uid, namespace = '', labels } = (after ?? before)!.metadata;
@@ -66,12 +66,9 @@ export async function simulateNodes(
     }
     if (name === undefined || address === undefined || hosts.has(uid)) return;
     const host = createServer((_request, response) => {
+      asked += 1;
       const status = options.statusOf(namespace, name);
       if (status) response.write(`${JSON.stringify({ function: status } satisfies HostStatusLine)}\n`);
-    });
-    host.on('connection', (socket) => {
-      connections += 1;
-      socket.once('close', () => (connections -= 1));
     });
     host.listen(port, address);
     hosts.set(uid, host);
@@ -89,8 +86,8 @@ export async function simulateNodes(
     get answering() {
       return [...hosts.values()].filter(({ listening }) => listening).length;
     },
-    get connections() {
-      return connections;
+    get asked() {
+      return asked;
     },
   };
 }
