@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { delimiter, dirname, join } from 'node:path';
 import type { Closing } from '../support/closing.ts';
+import type { Place } from '../support/place.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { startProcess, type RunningProcess } from '../support/process.ts';
 import type { SiteInfo } from '../../controller/stores/site.ts';
@@ -60,16 +61,24 @@ export async function startSite(
     dir?: string;
     env?: Record<string, string>;
     node?: string;
+    /** Where it runs; here by default. */
+    place?: Pick<Place, 'enter'>;
     closing?: Closing;
   } = {},
 ): Promise<TestSite> {
   const { closing } = options;
   const dir = options.dir ?? join(await temporaryFolder({ closing }), '.atoll');
-  const up = await startProcess(
-    options.node ?? process.execPath,
-    [faasFile, 'up', '--dir', dir, '--port', '0', '-o', 'json', ...(options.args ?? [])],
-    { name: 'faas up', env: { ...process.env, ...options.env }, graceMs: 20_000, closing },
-  );
+  const launch = {
+    command: options.node ?? process.execPath,
+    args: [faasFile, 'up', '--dir', dir, '--port', '0', '-o', 'json', ...(options.args ?? [])],
+  };
+  const { command, args } = options.place?.enter(launch) ?? launch;
+  const up = await startProcess(command, args, {
+    name: 'faas up',
+    env: { ...process.env, ...options.env },
+    graceMs: 20_000,
+    closing,
+  });
   const info = JSON.parse(await up.line(/^\{"version"/)) as SiteInfo;
   const onSite: TestSite['faas'] = (args, more) => faas(['--site', dir, ...args], more);
   return {

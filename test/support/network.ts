@@ -10,6 +10,8 @@ import type { Place } from './place.ts';
 export interface Network {
   /** `host` always answers; `siteHost` only while it is not cut. */
   readonly place: Place & { readonly siteHost: string };
+  /** Our own address at the end of the way that can be cut, as who is inside reaches us. */
+  readonly outsideHost: string;
   /** Packets of both directions are dropped from now on. */
   cut(): void;
   heal(): void;
@@ -60,6 +62,7 @@ export function startNetwork(options: { closing?: Closing | undefined } = {}): N
         args: [`--net=/run/netns/${name}`, command, ...args],
       }),
     },
+    outsideHost: site.outsideAddress,
     cut() {
       neighbour([], site.outside, site.insideAddress, nobody);
       neighbour(['-n', name], site.inside, site.outsideAddress, nobody);
