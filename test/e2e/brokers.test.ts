@@ -1,5 +1,6 @@
 import { once, type EventEmitter } from 'node:events';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
+import type { NatsConnection } from '@nats-io/transport-node';
 import { connectAsync, type MqttClient } from 'mqtt';
 import { setTimeout as pause } from 'node:timers/promises';
 import { expect, test, vi } from 'vitest';
@@ -7,7 +8,15 @@ import { closeLater } from '../support/closing.ts';
 import { startMosquitto } from '../support/mosquitto.ts';
 import { startNats } from '../support/nats.ts';
 import { openJournal, recordModule } from './journal.ts';
-import { describes, processNamed, startSite, unready, until, type FunctionSource } from './site.ts';
+import {
+  describes,
+  processNamed,
+  startSite,
+  unready,
+  until,
+  type FunctionSource,
+  type Site,
+} from './site.ts';
 
 vi.setConfig({ testTimeout: 120_000 });
 
@@ -93,6 +102,42 @@ const account = `
   accounts { APP: { jetstream: enabled, users: [{ user: app, password: app }] } }
   no_auth_user: app`;
 
+/** A host that stands still under more than the kernel and the server hold for one client, until `told` comes true. */
+async function floodStoodStill(
+  site: Site,
+  admin: NatsConnection,
+  told: [what: string, holds: () => true | undefined | Promise<true | undefined>],
+): Promise<void> {
+  const triggers = [{ name: 'plain', nats: { subject: 'e2e.flood' } }];
+  await site.deploy({
+    name: 'slow',
+    spec: { triggers },
+    code: 'export const handler = async ({ n }) => n;',
+  });
+  const { pid } = processNamed(site, 'runtime/main');
+  process.kill(pid, 'SIGSTOP');
+  try {
+    const event = JSON.stringify({ n: 1, pad: 'x'.repeat(100_000) });
+    for (let n = 0; n < 300; n++) admin.publish('e2e.flood', event);
+    await admin.flush();
+    await until(...told);
+  } finally {
+    process.kill(pid, 'SIGCONT');
+  }
+}
+
+/** In condition, log and metric; and the host goes on. */
+async function toldAsSlowConsumer(site: Site, admin: NatsConnection, condition: RegExp): Promise<void> {
+  await describes(site, 'slow', condition);
+  const { stdout } = await site.faas('logs', 'slow', '--limit', '10000', '-o', 'json');
+  expect(stdout).toContain('cut off by the server for reading too slowly');
+  expect(await (await site.fetch('/metrics')).text()).toMatch(
+    /^atoll_trigger_slow_consumer_total\{namespace="default",function="slow",trigger="plain"\} 1$/m,
+  );
+  const answer = await admin.request('e2e.flood', '{"n":2}', { timeout: 20_000 });
+  expect(answer.json()).toBe(2);
+}
+
 test.each([
   ['that has no accounts', '', 'closed the connection without a word'],
   ['that has', account, 'Slow Consumer'],
@@ -105,68 +150,31 @@ test.each([
     });
     const admin = await server.connect();
     const site = await startSite({ args: ['--nats', server.url] });
-    const triggers = [{ name: 'plain', nats: { subject: 'e2e.flood' } }];
-    await site.deploy({
-      name: 'slow',
-      spec: { triggers },
-      code: 'export const handler = async ({ n }) => n;',
-    });
 
-    const { pid } = processNamed(site, 'runtime/main');
-    process.kill(pid, 'SIGSTOP');
-    try {
-      const event = JSON.stringify({ n: 1, pad: 'x'.repeat(100_000) });
-      // More than the kernel and the server hold for one client.
-      for (let n = 0; n < 300; n++) admin.publish('e2e.flood', event);
-      await admin.flush();
-      await until('the server is rid of the host', async () => {
+    await floodStoodStill(site, admin, [
+      'the server is rid of the host',
+      async () => {
         const answer = await fetch(`${server.monitorUrl}/varz`);
         return ((await answer.json()) as { slow_consumers: number }).slow_consumers > 0 || undefined;
-      });
-    } finally {
-      process.kill(pid, 'SIGCONT');
-    }
+      },
+    ]);
 
-    await describes(site, 'slow', new RegExp(`plain .*True.*cut off once as a slow consumer \\(.*${why}`));
-    const { stdout } = await site.faas('logs', 'slow', '--limit', '10000', '-o', 'json');
-    expect(stdout).toContain('cut off by the server for reading too slowly');
-    expect(await (await site.fetch('/metrics')).text()).toMatch(
-      /^atoll_trigger_slow_consumer_total\{namespace="default",function="slow",trigger="plain"\} 1$/m,
-    );
-    const answer = await admin.request('e2e.flood', '{"n":2}', { timeout: 20_000 });
-    expect(answer.json()).toBe(2);
+    const condition = new RegExp(`plain .*True.*cut off once as a slow consumer \\(.*${why}`);
+    await toldAsSlowConsumer(site, admin, condition);
   },
 );
 
 test("the site's own nats-server cuts off a host that reads nothing: `faas up` says so, and log, metric and condition", async () => {
   const site = await startSite();
   const admin = await site.nats();
-  const triggers = [{ name: 'plain', nats: { subject: 'e2e.flood' } }];
-  await site.deploy({
-    name: 'slow',
-    spec: { triggers },
-    code: 'export const handler = async ({ n }) => n;',
-  });
 
-  const { pid } = processNamed(site, 'runtime/main');
-  process.kill(pid, 'SIGSTOP');
-  try {
-    const event = JSON.stringify({ n: 1, pad: 'x'.repeat(100_000) });
-    // More than the kernel holds, and less than the 256 MB that may wait: the server's write_deadline of 10 s ends it.
-    for (let n = 0; n < 300; n++) admin.publish('e2e.flood', event);
-    await admin.flush();
-    await until('faas up says it', () => /Slow Consumer Detected/.test(site.output()) || undefined);
-  } finally {
-    process.kill(pid, 'SIGCONT');
-  }
+  // Less than the 256 MB that may wait: the server's write_deadline of 10 s ends it.
+  await floodStoodStill(site, admin, [
+    'faas up says it',
+    () => /Slow Consumer Detected/.test(site.output()) || undefined,
+  ]);
 
-  await describes(site, 'slow', /plain .*True.*cut off once as a slow consumer/);
-  const { stdout } = await site.faas('logs', 'slow', '--limit', '10000', '-o', 'json');
-  expect(stdout).toContain('cut off by the server for reading too slowly');
-  expect(await (await site.fetch('/metrics')).text()).toMatch(
-    /^atoll_trigger_slow_consumer_total\{namespace="default",function="slow",trigger="plain"\} 1$/m,
-  );
-  expect((await admin.request('e2e.flood', '{"n":2}', { timeout: 20_000 })).json()).toBe(2);
+  await toldAsSlowConsumer(site, admin, /plain .*True.*cut off once as a slow consumer/);
 });
 
 test.each([4, 5] as const)(
