@@ -32,6 +32,11 @@ function advice(tool: Tool): string {
       return `see that Go reaches its module proxy ("go env GOPROXY") and is new enough for this version, ${or}`;
     case 'pypi':
       return `see that pip reaches its index ("python3 -m pip config list"), ${or}`;
+    case 'ros':
+      return (
+        'see that pip and npm reach their registries ("python3 -m pip config list", "npm config get registry"), ' +
+        `and that the compiler, CMake and Python's headers are complete`
+      );
     case 'debian':
       return `run "apt-get install ${tool.packages.join(' ')}" by hand and see what it asks for, ${or}`;
   }

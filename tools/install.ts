@@ -12,8 +12,9 @@ import type { Installation } from './installation.ts';
 import { withLock } from './lock.ts';
 import { ownedFolder } from './owner.ts';
 import { installPypi } from './pypi.ts';
+import { installRos, rosSourceHash } from './ros.ts';
 import { isAcceptable, isToolName, parseVersion, tools } from './tools.ts';
-import type { GoModuleTool, GoTool, PypiTool, Tool, ToolName } from './tools.ts';
+import type { DebianTool, Tool, ToolName } from './tools.ts';
 
 export { InstallError } from './install-error.ts';
 export { tools } from './tools.ts';
@@ -73,7 +74,9 @@ export function cacheFolder(env: Environment = process.env): string {
 
 /** What we build from our own source is told apart by that too: a change of it makes another program. */
 function cacheKey(tool: Tool): string {
-  return tool.kind === 'go-module' ? `${tool.version}-${sourceHash(tool)}` : tool.version;
+  if (tool.kind === 'go-module') return `${tool.version}-${sourceHash(tool)}`;
+  if (tool.kind === 'ros') return `${tool.version}-${rosSourceHash(tool)}`;
+  return tool.version;
 }
 
 async function acceptableOnPath(
@@ -108,7 +111,8 @@ function inCache(name: ToolName, tool: Tool, env: Environment): string | undefin
   if (tool.kind === 'debian') return undefined;
   const bin = join(cacheFolder(env), name, cacheKey(tool), 'bin');
   // A virtual environment links to the Python it was made with, which the machine may have replaced since.
-  if (tool.kind === 'pypi' && !existsSync(join(bin, 'python3'))) return undefined;
+  const isVirtual = tool.kind === 'pypi' || tool.kind === 'ros';
+  if (isVirtual && !existsSync(join(bin, 'python3'))) return undefined;
   const path = join(bin, tool.binary);
   return existsSync(path) ? path : undefined;
 }
@@ -162,13 +166,14 @@ async function installOnce(
 }
 
 async function installIntoCache(
-  tool: GoTool | GoModuleTool | PypiTool,
+  tool: Exclude<Tool, DebianTool>,
   installation: Installation,
   folder: string,
 ): Promise<void> {
   const { result, env, signal } = installation;
   if (tool.kind === 'go') await installGo(tool, installation);
   else if (tool.kind === 'go-module') await installGoModule(tool, installation);
+  else if (tool.kind === 'ros') await installRos(tool, installation);
   else await installPypi(tool, installation);
   // A program that does not even start must not get into the cache, where it would be found for ever.
   await run(join(result, 'bin', tool.binary), tool.accepted.versionArguments, { env, signal });
@@ -180,6 +185,7 @@ const deeds: { [K in Tool['kind']]: string } = {
   'go-module': 'building it with Go',
   pypi: 'installing it from PyPI into a virtual environment',
   debian: 'installing its Debian package',
+  ros: 'installing its wheels and building rclnodejs',
 };
 
 async function putIntoPlace(result: string, folder: string): Promise<void> {
@@ -237,19 +243,29 @@ async function list(names: readonly ToolName[]): Promise<number> {
   return 0;
 }
 
-/** One after the other, since one build already uses all cores; a failure does not keep the others from being tried. */
+/**
+ * Builds with Go one after the other, since one already uses all cores, and beside them what mostly waits for a
+ * registry. A failure does not keep the others from being tried.
+ */
 async function installAll(names: readonly ToolName[], signal: AbortSignal): Promise<number> {
   let failures = 0;
-  for (const name of names) {
-    try {
-      process.stdout.write(`${name} ${await toolPath(name, { signal })}\n`);
-    } catch (error) {
-      signal.throwIfAborted();
-      if (!(error instanceof InstallError)) throw error;
-      writeToStderr(error.message);
-      failures += 1;
+  const inOrder = async (some: readonly ToolName[]): Promise<void> => {
+    for (const name of some) {
+      try {
+        process.stdout.write(`${name} ${await toolPath(name, { signal })}\n`);
+      } catch (error) {
+        signal.throwIfAborted();
+        if (!(error instanceof InstallError)) throw error;
+        writeToStderr(error.message);
+        failures += 1;
+      }
     }
-  }
+  };
+  const builtWithGo = (name: ToolName): boolean => ['go', 'go-module'].includes(tools[name].kind);
+  await Promise.all([
+    inOrder(names.filter(builtWithGo)),
+    inOrder(names.filter((name) => !builtWithGo(name))),
+  ]);
   return failures === 0 ? 0 : 1;
 }
 

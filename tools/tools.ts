@@ -46,7 +46,20 @@ export interface DebianTool extends Described {
   readonly packages: readonly string[];
 }
 
-export type Tool = GoTool | GoModuleTool | PypiTool | DebianTool;
+/**
+ * ROS 2 and rclnodejs built against it. The wheels are a community's, made for tests: sites have a ROS of their own.
+ * A distribution of ROS has a name and no number, so `version` is that of its rclpy.
+ */
+export interface RosTool extends Described {
+  readonly kind: 'ros';
+  readonly distribution: string;
+  /** A folder beside this file. Its requirements.txt, sources.txt and package-lock.json pin by hash all that is fetched. */
+  readonly folder: string;
+  /** Interface packages of our own, as paths from the root of the checkout: they are built into the prefix. */
+  readonly interfaces: readonly string[];
+}
+
+export type Tool = GoTool | GoModuleTool | PypiTool | DebianTool | RosTool;
 
 const mosquitto = {
   version: '2.0.11',
@@ -229,6 +242,17 @@ export const tools = {
     binary: 'openssl',
     usualSeconds: 15,
     accepted: { versionArguments: ['version'], pattern: /OpenSSL (\d+\.\d+\.\d+)/, atLeast: '3.0.0' },
+  },
+  ros: {
+    version: '7.1.6',
+    kind: 'ros',
+    distribution: 'jazzy',
+    folder: 'ros',
+    interfaces: ['ros/atoll_interfaces'],
+    purpose: 'ROS 2 with rclnodejs and rclpy; tests',
+    binary: 'with-ros',
+    usualSeconds: 150,
+    accepted: { versionArguments: ['--version'], pattern: /rclpy (\d+\.\d+\.\d+)/, atLeast: '7.1.0' },
   },
   faketime: {
     version: '0.9.10',

@@ -176,6 +176,26 @@ describe('an installation', () => {
     await expectNothingHalf(machine);
   });
 
+  test.runIf(process.platform === 'linux' && process.arch === 'x64')(
+    'of ROS says what the machine lacks, and how to get it',
+    async () => {
+      const machine = await emptyMachine();
+      await expect(toolPath('ros', machine)).rejects.toThrow(
+        /there is no "python3" on PATH\.\nWhat to do: install it .*apt-get install .*g\+\+ make cmake/,
+      );
+      for (const name of ['c++', 'make', 'cmake', 'npm']) await program(join(machine.bin, name), 'exit 1');
+      await program(join(machine.bin, 'python3'), 'echo "False /nowhere"');
+      await expect(toolPath('ros', machine)).rejects.toThrow(
+        /its wheels need Python 3\.11 or later, and .* is older\.\nWhat to do: put a later python3 first on PATH/,
+      );
+      await program(join(machine.bin, 'python3'), 'echo "True /nowhere"');
+      await expect(toolPath('ros', machine)).rejects.toThrow(
+        /\/nowhere\/Python\.h is not there\.\nWhat to do: .*apt-get install .*python3-dev/,
+      );
+      await expectNothingHalf(machine);
+    },
+  );
+
   test('of a Python program goes into an environment of its own, of hash-checked wheels, and works where it was moved', async () => {
     const machine = await emptyMachine();
     await program(
@@ -196,15 +216,35 @@ describe('an installation', () => {
 
 test('every Python package that a tool needs is pinned by version and hash', async () => {
   for (const tool of Object.values(tools)) {
-    if (tool.kind !== 'pypi') continue;
-    const text = await readFile(join(installer, '..', tool.requirements), 'utf8');
+    if (tool.kind !== 'pypi' && tool.kind !== 'ros') continue;
+    const [requirements, main] =
+      tool.kind === 'pypi'
+        ? [tool.requirements, tool.module]
+        : [`${tool.folder}/requirements.txt`, 'ros-rclpy'];
+    const text = await readFile(join(installer, '..', requirements), 'utf8');
     const packages = text
       .replaceAll('\\\n', ' ')
       .split('\n')
       .filter((line) => /^\w/.test(line));
-    expect(packages).toContainEqual(expect.stringMatching(`${tool.module}==${tool.version} `));
+    expect(packages).toContainEqual(expect.stringMatching(`${main}==${tool.version} `));
     for (const line of packages) expect(line).toMatch(/^[\w.-]+==\S+ +--hash=sha256:[0-9a-f]{64}/);
   }
+});
+
+test('every npm package that ROS needs is pinned by version and hash', async () => {
+  const folder = join(installer, '..', tools.ros.folder);
+  const { dependencies } = JSON.parse(await readFile(join(folder, 'package.json'), 'utf8')) as {
+    dependencies: Record<string, string>;
+  };
+  const lock = JSON.parse(await readFile(join(folder, 'package-lock.json'), 'utf8')) as {
+    packages: Record<string, { version?: string; integrity?: string }>;
+  };
+  const { '': own, ...locked } = lock.packages;
+  expect(own).toMatchObject({ dependencies });
+  for (const [name, version] of Object.entries(dependencies)) {
+    expect(locked[`node_modules/${name}`]).toMatchObject({ version });
+  }
+  for (const one of Object.values(locked)) expect(one.integrity).toMatch(/^sha512-/);
 });
 
 describe('the command', () => {
