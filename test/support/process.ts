@@ -1,5 +1,7 @@
 import { spawn } from 'node:child_process';
+import type { ChildProcessByStdio } from 'node:child_process';
 import { readFileSync, readdirSync } from 'node:fs';
+import type { Readable, Writable } from 'node:stream';
 import { diesWithUs } from '../../tools/command.ts';
 import { closeLater } from './closing.ts';
 import type { Closing } from './closing.ts';
@@ -37,6 +39,8 @@ export interface RunningProcess {
   signal(name: NodeJS.Signals): void;
   /** Sends SIGSTOP and resolves when it stands still, which under load can take a moment. SIGCONT wakes it. */
   pause(): Promise<void>;
+  /** To its stdin, which is there with `input: true` only. What a process that ended does not read is lost. */
+  write(text: string): void;
   /** Asks it to end, kills it when the grace is over. */
   stop(): Promise<Exit>;
   kill(signal?: NodeJS.Signals): Promise<Exit>;
@@ -48,6 +52,10 @@ export interface ProcessOptions {
   env?: Readonly<Record<string, string | undefined>>;
   cwd?: string;
   graceMs?: number;
+  /** Its stdin stays open until it is told to stop; otherwise it has none. */
+  input?: boolean;
+  /** Gets each whole line of stdout as it comes. */
+  onLine?: (line: string) => void;
   closing?: Closing | undefined;
 }
 
@@ -73,10 +81,17 @@ export async function startProcess(
   args: readonly string[] = [],
   options: ProcessOptions = {},
 ): Promise<RunningProcess> {
-  const { name = command, env = process.env, cwd, graceMs = defaultGraceMs } = options;
+  const { name = command, env = process.env, cwd, graceMs = defaultGraceMs, input = false, onLine } = options;
   const { file, args: all } = diesWithUs(command, args, env);
   // A group of its own, so that Ctrl-C in the terminal does not take a server away before its clients are closed.
-  const child = spawn(file, all, { env, cwd, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
+  const stdio: ['pipe' | 'ignore', 'pipe', 'pipe'] = [input ? 'pipe' : 'ignore', 'pipe', 'pipe'];
+  const child = spawn(file, all, { env, cwd, detached: true, stdio }) as ChildProcessByStdio<
+    Writable | null,
+    Readable,
+    Readable
+  >;
+  // It may end before it has read everything; who waits for it hears of its end.
+  child.stdin?.on('error', () => {});
 
   let [output, stdout, stderr] = ['', '', ''];
   const listeners = new Set<() => void>();
@@ -85,9 +100,14 @@ export async function startProcess(
     output = kept(output, chunk);
     for (const listener of listeners) listener();
   };
+  let begun = '';
   child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
     stdout = kept(stdout, chunk);
     heard(chunk);
+    if (onLine === undefined) return;
+    const lines = (begun + chunk).split('\n');
+    begun = lines.pop() ?? '';
+    for (const line of lines) onLine(line);
   });
   child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
     stderr = kept(stderr, chunk);
@@ -206,6 +226,7 @@ export async function startProcess(
     until,
     signal,
     pause,
+    write: (text) => void child.stdin?.write(text),
     stop,
     kill,
   };
