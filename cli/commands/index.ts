@@ -36,6 +36,7 @@ export const commands = {
   dead: entry('List, show, redrive or purge dead letters', () => import('./dead.ts')),
   robot: entry('Let a robot come in, give it new keys, or end it', () => import('./robot.ts')),
   robots: entry('Show the robots of a hub and how each is', () => import('./robots.ts')),
+  ros: entry('Write the TypeScript of the ROS interfaces that are present', () => import('./ros.ts')),
   doctor: entry(
     'Say of each part of a site whether it is reachable and what is wrong',
     () => import('./doctor.ts'),
