@@ -87,6 +87,12 @@ export const ControllerConfigSchema = Type.Object(
     image: text("Atoll's image, which hosts run: with a tag other than latest, or a digest."),
     kubeconfig: kubeconfigSchema,
     namespaces: namespacesSchema,
+    watchSecretsIn: Type.Array(Type.String(label), {
+      uniqueItems: true,
+      default: [],
+      description:
+        'Namespaces where a changed Secret or ConfigMap starts the functions anew that take variables from it. The controller reads all Secrets there.',
+    }),
     concurrency: Type.Integer({
       minimum: 1,
       maximum: 64,

@@ -14,7 +14,7 @@ if (configPath === undefined) {
 const log = openLog();
 try {
   const config = await readControllerConfig(configPath);
-  const { namespaces, nats } = config;
+  const { namespaces, watchSecretsIn, nats } = config;
   const accounts =
     nats?.operatorFile === undefined ? undefined : openOperatorKeys(await readKeyFile(nats.operatorFile));
   const replica = await startReplica({
@@ -26,6 +26,7 @@ try {
         cluster,
         settings: settingsOf(config, accounts),
         log,
+        watchSecretsIn,
         ...(namespaces && { namespaces }),
       }),
   });

@@ -76,6 +76,16 @@ export const accountRights: readonly Rule[] = [
   },
 ];
 
+/** In each namespace of `watchSecretsIn`, and in no other. ConfigMaps it may read anyway. */
+export const secretRights: readonly Rule[] = [
+  {
+    apiGroups: [''],
+    resources: ['secrets'],
+    verbs: ['list', 'watch'],
+    why: 'which functions are started anew by a change',
+  },
+];
+
 /** In the namespace of the Lease, which is its own. */
 export const leaseRights: readonly Rule[] = [
   {

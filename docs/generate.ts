@@ -9,6 +9,7 @@ import {
   clusterRights,
   functionRights,
   leaseRights,
+  secretRights,
   type Rule,
 } from '../controller/rights.ts';
 import type { Schema } from '../crds/check.ts';
@@ -61,6 +62,7 @@ function rightsTable(): string {
     '|---|---|---|---|---|',
     ...rows('namespaces of Functions', functionRights),
     ...rows('namespaces of Functions', accountRights),
+    ...rows('namespaces of `watchSecretsIn`', secretRights),
     ...rows("the Lease's namespace", leaseRights),
     ...rows('the cluster', clusterRights),
   ].join('\n');

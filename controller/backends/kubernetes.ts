@@ -20,6 +20,7 @@ import {
   type ClusterSettings,
   type Manifests,
 } from './manifests.ts';
+import { openReferences } from './references.ts';
 import { podProblem, refusedPods, unreachable, type Problem } from './pod-problem.ts';
 import { missingDaemonPods, refusedDaemonPods } from './refused-daemon-pods.ts';
 import { addressOf, configOf, isLeaving, isOutOfReach, isPodReady, type Pod } from './pods.ts';
@@ -38,6 +39,8 @@ export interface KubernetesBackendOptions {
   readonly settings: ClusterSettings;
   /** Absent: all. */
   readonly namespaces?: readonly string[];
+  /** Where a Secret or ConfigMap that changed starts the functions anew that take variables from it. Absent: nowhere. */
+  readonly watchSecretsIn?: readonly string[];
   readonly log: Log;
   readonly timings?: Partial<InformerTimings>;
 }
@@ -45,6 +48,8 @@ export interface KubernetesBackendOptions {
 /** The manifests themselves are made again when they are needed: of thousands of functions they are tens of megabytes. */
 interface Wanted {
   readonly workload: Workload;
+  /** Of what its variables come from, where that is watched. */
+  readonly references: string | undefined;
   readonly digest: string;
   readonly manifests: (Omit<Manifests, 'objects'> & { readonly parts: readonly Part[] }) | undefined;
   problem: Problem | undefined;
@@ -61,7 +66,7 @@ interface Host {
 }
 
 export function openKubernetesBackend(options: KubernetesBackendOptions): Backend {
-  const { cluster, settings, namespaces, log, timings } = options;
+  const { cluster, settings, namespaces, watchSecretsIn = [], log, timings } = options;
   const listeners = new Set<(key: Key) => void>();
   const wanted = new Map<string, Wanted>();
   const retries = new Map<string, NodeJS.Timeout>();
@@ -78,6 +83,7 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
     if (after) follow(key, after);
     emit(key);
   });
+  const references = openReferences({ cluster, namespaces: watchSecretsIn, log, timings });
   const hosts = new Map<string, Host>();
   let closed = false;
 
@@ -86,6 +92,7 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
   }
 
   children.watch(emit);
+  references.watch(emit);
 
   // What hosts tell
 
@@ -146,8 +153,10 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
 
   // What is wanted
 
-  function look(workload: Workload): Wanted {
-    const digest = createHash('sha256').update(JSON.stringify(workload)).digest('base64url');
+  function look(workload: Workload, references: string | undefined): Wanted {
+    const digest = createHash('sha256')
+      .update(JSON.stringify([workload, references]))
+      .digest('base64url');
     const before = wanted.get(keyText(workload.key));
     if (before?.digest === digest) {
       // The one that the store has now: no second copy of the spec is kept.
@@ -155,9 +164,10 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
       wanted.set(keyText(workload.key), same);
       return same;
     }
-    const made = workload.spec.package ? manifestsOf(workload, settings) : undefined;
+    const made = workload.spec.package ? manifestsOf(workload, settings, references) : undefined;
     const now: Wanted = {
       workload,
+      references,
       digest,
       manifests: made && 'objects' in made ? remembered(made) : undefined,
       problem: made && 'problem' in made ? made.problem : undefined,
@@ -167,11 +177,11 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
   }
 
   /** Applies what is wanted, then removes what of the same Function is not. */
-  async function settle({ workload, manifests }: Wanted): Promise<void> {
+  async function settle({ workload, references, manifests }: Wanted): Promise<void> {
     if (!manifests) return;
     const owner = { key: workload.key, uid: workload.uid };
     if (!manifests.parts.every((part) => children.isApplied(part, owner))) {
-      const made = manifestsOf(workload, settings);
+      const made = manifestsOf(workload, settings, references);
       for (const manifest of 'objects' in made ? made.objects : []) await children.apply(manifest, owner);
     }
     const names = new Set(manifests.parts.map(({ kind, name }) => `${kind} ${name}`));
@@ -252,7 +262,7 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
   return {
     async ensure(workload) {
       await Promise.all([children.untilSynced(), pods.untilSynced()]);
-      const now = look(workload);
+      const now = look(workload, await references.digestOf(workload));
       if (now.manifests) {
         const problem = await settle(now).then(
           () => undefined,
@@ -266,6 +276,7 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
       await children.untilSynced();
       const text = keyText(key);
       wanted.delete(text);
+      references.forget(key);
       clearTimeout(retries.get(text));
       retries.delete(text);
       for (const child of children.of(key)) if (isOfFunction(child, key)) await children.remove(child);
@@ -312,7 +323,7 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
       closed = true;
       for (const timer of retries.values()) clearTimeout(timer);
       for (const uid of [...hosts.keys()]) leave(uid);
-      await Promise.all([children.close(), pods.close()]);
+      await Promise.all([children.close(), pods.close(), references.close()]);
     },
   };
 }

@@ -115,6 +115,8 @@ export const manager = 'atoll';
 export const functionLabel = 'atoll.dev/function';
 /** On pods: which ConfigMap they run. */
 export const configAnnotation = 'atoll.dev/config';
+/** On pods: a digest of the values in Secrets and ConfigMaps, where those are watched. */
+export const referencesAnnotation = 'atoll.dev/references';
 /** On ConfigMaps: the last generation that wanted it. */
 export const generationAnnotation = 'atoll.dev/generation';
 
@@ -177,8 +179,15 @@ const volumeTypes = [
   'secret',
 ];
 
-/** `workload.spec.package` must be there: without one there is nothing to run. */
-export function manifestsOf(workload: Workload, settings: ClusterSettings): ManifestsOrProblem {
+/**
+ * `workload.spec.package` must be there: without one there is nothing to run. Another digest of what its variables refer
+ * to means other pods.
+ */
+export function manifestsOf(
+  workload: Workload,
+  settings: ClusterSettings,
+  references?: string,
+): ManifestsOrProblem {
   const { key, spec } = workload;
   const refused = refusal(spec);
   if (refused !== undefined) return { problem: { reason: 'InvalidObject', message: refused } };
@@ -191,7 +200,7 @@ export function manifestsOf(workload: Workload, settings: ClusterSettings): Mani
   const scaling = scalingOf(workload, settings);
   const config = configMapOf(workload, settings);
   const selector = { matchLabels: selectorLabels(key.name) };
-  const template = podTemplate(workload, settings, config.name);
+  const template = podTemplate(workload, settings, { config: config.name, references });
   const everyNode = spec.placement?.everyNode === true;
   const leastReplicas = spec.scaling ? spec.scaling.minReplicas : spec.replicas;
 
@@ -388,7 +397,11 @@ const fieldVariable = (name: string): string => `ATOLL_FIELD_${name}`;
 
 // The pod
 
-function podTemplate({ key, spec }: Workload, settings: ClusterSettings, config: string): object {
+function podTemplate(
+  { key, spec }: Workload,
+  settings: ClusterSettings,
+  { config, references }: { config: string; references: string | undefined },
+): object {
   const { pod = {}, placement = {} } = spec;
   const resources = resourcesOf(spec);
   const container = {
@@ -420,6 +433,7 @@ function podTemplate({ key, spec }: Workload, settings: ClusterSettings, config:
         ...pod.annotations,
         'kubectl.kubernetes.io/default-container': hostContainer,
         [configAnnotation]: config,
+        ...(references !== undefined && { [referencesAnnotation]: references }),
       },
     },
     spec: {
@@ -633,7 +647,7 @@ interface Scaling {
   readonly ignored: readonly string[];
 }
 
-function scalingOf({ key, spec }: Workload, { keda }: ClusterSettings): Scaling {
+function scalingOf({ key, spec }: Workload, { keda, accounts }: ClusterSettings): Scaling {
   const none = (...ignored: string[]): Scaling => ({ apiVersion: '', kind: '', ignored });
   const { scaling } = spec;
   if (!scaling) return none();
@@ -656,6 +670,10 @@ function scalingOf({ key, spec }: Workload, { keda }: ClusterSettings): Scaling 
   }
   const what = targetLag === undefined ? 'scaling.targetInFlight' : 'scaling.targetLag';
   if (!keda) return none(`${what} (KEDA is not installed)`);
+  // It asks the server by the account's key and looks for that among the names, which are those of namespaces.
+  if (accounts && targetLag !== undefined) {
+    return none(`${what} (KEDA cannot see into NATS accounts of namespaces; targetInFlight needs none)`);
+  }
   const triggers =
     targetLag === undefined
       ? inFlightTriggers(key, keda, targetInFlight ?? 1)

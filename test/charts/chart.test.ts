@@ -11,6 +11,7 @@ import {
   clusterRights,
   functionRights,
   leaseRights,
+  secretRights,
   type Rule,
 } from '../../controller/rights.ts';
 import { readGatewayConfig } from '../../gateway/config.ts';
@@ -43,6 +44,7 @@ const everything = {
     pullSecrets: ['registry'],
   },
   namespaces: ['lab', 'yard'],
+  watchSecretsIn: ['lab'],
   controller: {
     nodeSelector: { 'kubernetes.io/arch': 'amd64' },
     tolerations: [{ key: 'robots', operator: 'Exists' }],
@@ -135,6 +137,11 @@ describe.skipIf(await missing('helm'))('the chart', () => {
     ['credentials in an address', { nats: { url: 'nats://user:pass@nats:4222' } }, /nats.*url/s],
     ['a site that is no DNS label', { site: 'Hub_1' }, /site/],
     ['the tag latest', { image: { tag: 'latest' } }, /image.*tag/s],
+    [
+      'Secrets watched where no Functions run',
+      { namespaces: ['lab'], watchSecretsIn: ['yard'] },
+      /watchSecretsIn: yard is not among namespaces/,
+    ],
     ['no replica', { controller: { replicas: 0 } }, /controller.*replicas/s],
     [
       'a package that could end the expression',
@@ -250,11 +257,26 @@ describe.skipIf(await missing('helm'))('the chart', () => {
       'atoll-system-atoll-controller-identity',
       'atoll-system-atoll-gateway-reviews',
     ]);
-    expect(objects.filter(({ kind }) => kind === 'Role')).toHaveLength(5);
+    expect(objects.filter(({ kind }) => kind === 'Role')).toHaveLength(6);
+  });
+
+  test('may read Secrets in the namespaces of watchSecretsIn and in no other', async () => {
+    const values = { watchSecretsIn: ['lab'] };
+    const { controller } = await configsOf(values);
+    expect(controller.watchSecretsIn).toEqual(['lab']);
+    const reading = objectsOf(await render(values))
+      .filter(({ kind }) => /Role$/.test(kind))
+      .filter((role) =>
+        (role as unknown as { rules: Rule[] }).rules.some(({ resources }) => resources.includes('secrets')),
+      );
+    expect(reading.map(({ kind, metadata }) => `${kind} ${metadata.namespace}/${metadata.name}`)).toEqual([
+      'Role lab/atoll-controller-secrets',
+    ]);
   });
 
   test('gives the controller the rights that it needs, no more and no fewer', async () => {
     const all = {
+      watchSecretsIn: ['lab'],
       keda: { prometheus: 'http://prometheus:9090' },
       nats: { url: 'nats://nats:4222', accounts: { secret: 'atoll-accounts' } },
     };
@@ -269,7 +291,7 @@ describe.skipIf(await missing('helm'))('the chart', () => {
       );
     const granted = roles.flatMap((role) => single((role as unknown as { rules: Rule[] }).rules));
     expect(granted.sort()).toEqual(
-      single([...functionRights, ...accountRights, ...leaseRights, ...clusterRights]).sort(),
+      single([...functionRights, ...accountRights, ...secretRights, ...leaseRights, ...clusterRights]).sort(),
     );
     const without = await render();
     expect(without).not.toContain('keda.sh');

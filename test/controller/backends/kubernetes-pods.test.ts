@@ -67,6 +67,7 @@ describe.skipIf(await missingNodes())('pods on nodes', { timeout: 90_000 }, () =
       cluster,
       settings: { image: kubernetes.image, site: 'hub', callers: [], ...change },
       namespaces: [...real.values()],
+      watchSecretsIn: [namespace('default')],
       log,
     });
     closeLater(async () => {
@@ -147,6 +148,35 @@ describe.skipIf(await missingNodes())('pods on nodes', { timeout: 90_000 }, () =
     expect(await kubectl(backend, 'get', 'configmaps,pods,deployments', '-o', 'json')).not.toContain(
       'hunter2',
     );
+  });
+
+  test('a secret that changed comes to the handler by new pods, where it is watched', async () => {
+    const backend = await open();
+    const token = async (value: string): Promise<unknown> =>
+      kubernetes.kubectl(
+        ['apply', '-n', backend.namespace('default'), '-f', '-'],
+        JSON.stringify({
+          apiVersion: 'v1',
+          kind: 'Secret',
+          metadata: { name: 'robot' },
+          stringData: { token: value },
+        }),
+      );
+    await token('first');
+    const env = [{ name: 'TOKEN', valueFrom: { secretKeyRef: { name: 'robot', key: 'token' } } }];
+    const wanted = workload({ code: 'exports.handler = () => process.env.TOKEN', spec: { env } });
+    await backend.ensure(wanted);
+    await untilObserved(backend, hello, isReady());
+    expect((await invoke(backend, hello)).body).toBe('first');
+    // As the engine does: what the backend tells of is ensured again.
+    let ensured = Promise.resolve();
+    const stop = backend.watch(() => {
+      ensured = ensured.then(() => backend.ensure(wanted));
+    });
+    await token('second');
+    await expect.poll(async () => (await invoke(backend, hello)).body, { timeout: 30_000 }).toBe('second');
+    stop();
+    await ensured;
   });
 
   test('a missing secret is named by the host', async () => {

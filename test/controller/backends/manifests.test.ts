@@ -6,6 +6,7 @@ import {
   type Manifest,
   type Manifests,
 } from '../../../controller/backends/manifests.ts';
+import { newOperatorSeed, openOperatorKeys } from '../../../controller/broker/account-keys.ts';
 import type { PackageConfig, RuntimeConfig } from '../../../runtime/config.ts';
 import { workload } from '../../contracts/backend.ts';
 import { startKubernetes, type Kubernetes } from '../../support/kubernetes.ts';
@@ -154,6 +155,12 @@ test('lag is scaled by KEDA, on each stream of the function and on the inbox', (
     ],
   };
   expect(made(spec).ignored).toEqual(['scaling.targetLag (KEDA is not installed)']);
+  const accounts = openOperatorKeys(newOperatorSeed());
+  const separate = made(spec, {}, { ...settings, keda, accounts });
+  expect(kinds(separate)).not.toContain('ScaledObject');
+  expect(separate.ignored).toEqual([
+    'scaling.targetLag (KEDA cannot see into NATS accounts of namespaces; targetInFlight needs none)',
+  ]);
   const manifests = made(spec, {}, { ...settings, keda });
   expect(manifests.ignored).toEqual([]);
   const { triggers, ...rest } = specOf(manifests, 'ScaledObject');
