@@ -41,28 +41,54 @@ export async function namespaceOfContext(context: string | undefined): Promise<s
 
 function throughProxy(cluster: Cluster): Send {
   const namespace = systemNamespace();
-  const prefix = `/api/v1/namespaces/${encodeURIComponent(namespace)}/services/http:${gatewayService}:http/proxy`;
+  const services = `/api/v1/namespaces/${encodeURIComponent(namespace)}/services`;
+  /** The port of the gateway's Service has the name of what it speaks; which one it is the first answer tells. */
+  let schemes: readonly string[] = ['http', 'https'];
   return async (path, { method = 'GET', body, headers = {}, signal }) => {
     // The API server takes Authorization for itself.
     const token = process.env['FAAS_KEY'] || (await cluster.bearer());
-    const answer = await cluster.exchange(method, `${prefix}${path}`, {
+    const request = {
       headers: { ...headers, ...(token !== undefined && { 'atoll-authorization': `Bearer ${token}` }) },
       body,
       signal,
-    });
-    return answer.statusCode < 400 ? answer : await ofTheGateway(answer, namespace);
+    };
+    let refusal: Refusal | undefined;
+    for (const scheme of schemes) {
+      const at = `${services}/${scheme}:${gatewayService}:${scheme}/proxy${path}`;
+      const answer = await cluster.exchange(method, at, request);
+      const said = answer.statusCode < 400 ? answer : await ofTheGateway(answer);
+      if (!('message' in said)) {
+        schemes = [scheme];
+        return said;
+      }
+      refusal ??= said;
+      // Whether the gateway is away or has no port of that name, the API server says the same.
+      if (said.status !== 503) break;
+    }
+    throw failureOf(refusal!, namespace);
   };
 }
 
+/** Of the API server, on the way to the gateway. */
+interface Refusal {
+  readonly status: number;
+  readonly message: string;
+}
+
 /** Errors of the API server on the way are told apart from the gateway's own: theirs are a Status. */
-async function ofTheGateway({ statusCode, headers, body }: Answer, namespace: string): Promise<Answer> {
+async function ofTheGateway({ statusCode, headers, body }: Answer): Promise<Answer | Refusal> {
   const chunks: Buffer[] = [];
   for await (const chunk of body) chunks.push(chunk as Buffer);
   const bytes = Buffer.concat(chunks);
-  const said = statusIn(bytes);
-  if (said === undefined) return { statusCode, headers, body: Readable.from([bytes]) };
-  if (statusCode === 404) {
-    throw new Failure(
+  const message = statusIn(bytes);
+  return message === undefined
+    ? { statusCode, headers, body: Readable.from([bytes]) }
+    : { status: statusCode, message };
+}
+
+function failureOf({ status, message }: Refusal, namespace: string): Failure {
+  if (status === 404) {
+    return new Failure(
       exitCodes.site,
       `Atoll is not installed in this cluster: namespace ${namespace} has no service ${gatewayService}`,
       {
@@ -71,10 +97,12 @@ async function ofTheGateway({ statusCode, headers, body }: Answer, namespace: st
       },
     );
   }
-  if (statusCode === 401 || statusCode === 403) {
-    throw new Failure(exitCodes.site, said, { code: 'ClusterForbidden' });
+  if (status === 401 || status === 403) {
+    return new Failure(exitCodes.site, message, { code: 'ClusterForbidden' });
   }
-  throw new Failure(exitCodes.site, `the gateway cannot be reached: ${said}`, { code: 'SiteNotReachable' });
+  return new Failure(exitCodes.site, `the gateway cannot be reached: ${message}`, {
+    code: 'SiteNotReachable',
+  });
 }
 
 /** The message of a Kubernetes Status; undefined for anything else. */

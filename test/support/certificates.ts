@@ -19,8 +19,8 @@ export interface Certificate {
 export interface Authority {
   /** PEM file of its own certificate. */
   readonly ca: string;
-  /** For a server at 127.0.0.1, or for a client of that name. */
-  issue(name: string): Promise<Certificate>;
+  /** For a server at 127.0.0.1 and these addresses, or for a client of that name. */
+  issue(name: string, addresses?: readonly string[]): Promise<Certificate>;
 }
 
 export async function makeAuthority(options: { closing?: Closing | undefined } = {}): Promise<Authority> {
@@ -39,14 +39,15 @@ export async function makeAuthority(options: { closing?: Closing | undefined } =
   ]);
   return {
     ca,
-    async issue(name) {
+    async issue(name, addresses = []) {
       const made = { certificate: file(`${name}.crt`), key: await makeKey(`${name}.key`) };
+      const alternatives = ['DNS:localhost', ...['127.0.0.1', ...addresses].map((one) => `IP:${one}`)];
       await run(openssl, [
         ...['req', '-x509', '-new', '-key', made.key, '-subj', `/CN=${name}`, '-days', '30'],
         ...['-CA', ca, '-CAkey', file('ca.key'), '-out', made.certificate],
         ...['-addext', 'basicConstraints=critical,CA:FALSE'],
         ...['-addext', 'extendedKeyUsage=serverAuth,clientAuth'],
-        ...['-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1'],
+        ...['-addext', `subjectAltName=${alternatives.join(',')}`],
       ]);
       return made;
     },

@@ -92,8 +92,8 @@ export async function installRelease(
   };
 }
 
-/** Pods of tests have no DNS, so the gateway's Service gets an address of its own out of the range of all Services. */
-async function gatewayAddress(kubernetes: KubernetesWithNodes): Promise<string> {
+/** Known before it is installed: pods of tests have no DNS, so the gateway's Service is told which of the range it gets. */
+export async function gatewayAddress(kubernetes: KubernetesWithNodes): Promise<string> {
   const path = 'jsonpath={.spec.clusterIP}';
   const first = await kubernetes.kubectl(['get', 'service', 'kubernetes', '-n', 'default', '-o', path]);
   return first.replace(/\d+$/, '77');
