@@ -2,6 +2,8 @@
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import type { NatsConnection } from '@nats-io/transport-node';
+import { temporaryFolder } from '../support/folder.ts';
+import { writeNextImage } from '../support/kubernetes-images.ts';
 import {
   missingNodes,
   startKubernetesWithNodes,
@@ -67,25 +69,29 @@ describe.skipIf(absent)('an upgrade of the chart', { timeout: 300_000 }, () => {
       http: { perSecond: 10, ask: () => get(`${release.url}/answers`, answerMs) },
     });
 
-  /** Of pods that are not on their way out: name, uid, image and restarts, a line each. */
-  async function pods(): Promise<string[]> {
+  interface Pod {
+    metadata: { name: string; uid: string; deletionTimestamp?: string };
+    spec: { containers: { image: string }[] };
+    status: { containerStatuses?: { restartCount: number; imageID: string }[] };
+  }
+  /** Those that are not on their way out. */
+  async function living(): Promise<Pod[]> {
     const { items } = JSON.parse(
       await kubectl('get', 'pods', '-l', 'atoll.dev/function=answers', '-o', 'json'),
-    ) as {
-      items: {
-        metadata: { name: string; uid: string; deletionTimestamp?: string };
-        spec: { containers: { image: string }[] };
-        status: { containerStatuses?: { restartCount: number }[] };
-      }[];
-    };
-    return items
-      .filter(({ metadata }) => metadata.deletionTimestamp === undefined)
-      .map(({ metadata, spec, status }) => {
-        const restarts = status.containerStatuses?.[0]?.restartCount ?? 0;
-        return `${metadata.name} ${metadata.uid} ${spec.containers[0]?.image} ${restarts}`;
-      })
-      .sort();
+    ) as { items: Pod[] };
+    return items.filter(({ metadata }) => metadata.deletionTimestamp === undefined);
   }
+  /** Name, uid, image and restarts, a line each. */
+  async function pods(): Promise<string[]> {
+    const lines = (await living()).map(({ metadata, spec, status }) => {
+      const restarts = status.containerStatuses?.[0]?.restartCount ?? 0;
+      return `${metadata.name} ${metadata.uid} ${spec.containers[0]?.image} ${restarts}`;
+    });
+    return lines.sort();
+  }
+  /** Of what is in the images that their hosts run. */
+  const digests = async (): Promise<Set<string | undefined>> =>
+    new Set((await living()).map(({ status }) => status.containerStatuses?.[0]?.imageID));
 
   /** Until each way has had so many more answers. */
   async function more(calls: Callers, count: number): Promise<void> {
@@ -120,13 +126,13 @@ describe.skipIf(absent)('an upgrade of the chart', { timeout: 300_000 }, () => {
     expect((await client.request('answers', '', { timeout: answerMs })).json()).toBe('after');
   });
 
-  test('to another image: pods are replaced by their turn and no call fails', async () => {
+  test('to an image that holds something else: pods are replaced by their turn and no call fails', async () => {
     const next = kubernetes.image.replace(/:[^:/]*$/, ':next');
-    for (const node of kubernetes.nodes) {
-      const names = [`docker.io/library/${kubernetes.image}`, `docker.io/library/${next}`];
-      await node.run('ctr', '--namespace', 'k8s.io', 'images', 'tag', ...names);
-    }
+    const archive = await writeNextImage(await temporaryFolder(), next);
+    for (const node of kubernetes.nodes) await node.importImage(archive);
     const before = await pods();
+    const ran = await digests();
+    expect(ran.size).toBe(1);
     const calls = callers();
     await more(calls, 10);
     await release.upgrade({ values: { image: { tag: 'next' } } });
@@ -140,5 +146,8 @@ describe.skipIf(absent)('an upgrade of the chart', { timeout: 300_000 }, () => {
     const after = await pods();
     expect(after).toHaveLength(2);
     expect(after.filter((pod) => before.includes(pod))).toEqual([]);
+    const run = await digests();
+    expect(run.size).toBe(1);
+    expect(run).not.toEqual(ran);
   });
 });
