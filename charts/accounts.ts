@@ -24,18 +24,25 @@ export function accountsSecret(directory = '/data/accounts', seed = newOperatorS
   };
 }
 
-if (import.meta.main) {
+const usage = 'usage: node charts/accounts.ts [--directory DIR], or --user NAMESPACE NAME < accounts.seed';
+
+async function main(): Promise<string> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: { directory: { type: 'string' }, user: { type: 'boolean' } },
   });
+  if (!values.user) return stringify(accountsSecret(values.directory), { lineWidth: 0 });
   const [namespace, name] = positionals;
-  if (!values.user) {
-    process.stdout.write(stringify(accountsSecret(values.directory), { lineWidth: 0 }));
-  } else if (namespace !== undefined && name !== undefined) {
-    process.stdout.write(openAccountKeys(await text(process.stdin)).administrator(namespace, name));
-  } else {
-    process.stderr.write('usage: node charts/accounts.ts --user NAMESPACE NAME < accounts.seed\n');
-    process.exitCode = 2;
+  if (namespace === undefined || name === undefined) throw new TypeError(usage);
+  return openAccountKeys(await text(process.stdin)).administrator(namespace, name);
+}
+
+if (import.meta.main) {
+  try {
+    process.stdout.write(await main());
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\n`);
+    // As parseArgs itself throws it: the command line is wrong.
+    process.exitCode = error instanceof TypeError ? 2 : 1;
   }
 }

@@ -137,6 +137,14 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('NATS accounts in a clus
     expect(await ask(lab)).toBe(lab);
     await expect(ask(yard)).rejects.toThrow(/no responders/i);
 
+    // Nobody misses a Secret that was deleted by hand; with its ConfigMap it comes back, with the same user.
+    await kubernetes.kubectl(['delete', 'secret', secret!.metadata.name, '-n', lab]);
+    await kubernetes.kubectl(['delete', 'configmap', map!.metadata.name, '-n', lab]);
+    await expect.poll(async () => (await secrets(lab)).map(credsIn), { timeout: 20_000 }).toEqual([creds]);
+    await expect
+      .poll(async () => (await configs(lab)).map(({ metadata }) => metadata.name))
+      .toEqual([map!.metadata.name]);
+
     // Another trigger is another user; without pods of the old one its Secret goes.
     await kubernetes.kubectl(['apply', '-n', lab, '-f', '-'], JSON.stringify(declared('lab.other')));
     await expect

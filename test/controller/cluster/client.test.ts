@@ -1,4 +1,6 @@
 import { writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import { connect, type AddressInfo, type Socket } from 'node:net';
 import { dirname, join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { ClusterError, openCluster, resourcePath, type Cluster } from '../../../controller/cluster/client.ts';
@@ -145,6 +147,68 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('with a real API server'
     );
     expect(status.userInfo.username).toBe('ada');
     expect(status.userInfo.groups).toEqual(expect.arrayContaining(['b', 'c']));
+  });
+
+  /** As of RFC 9110, 9.3.6; `asked` has where each client wanted to go. */
+  async function startTunnels(): Promise<{ url: string; asked: string[]; refuse(): void }> {
+    const asked: string[] = [];
+    const sockets = new Set<Socket>();
+    let refuses = false;
+    const server = createServer();
+    server.on('connect', ({ url = '' }, client: Socket) => {
+      asked.push(url);
+      if (refuses) return void client.end('HTTP/1.1 403 Forbidden\r\n\r\n');
+      const { hostname, port } = new URL(`http://${url}`);
+      const target = connect({ host: hostname, port: Number(port) }, () => {
+        client.write('HTTP/1.1 200 Connection established\r\n\r\n');
+        client.pipe(target).pipe(client);
+      });
+      for (const socket of [client, target]) {
+        sockets.add(socket);
+        socket.on('error', () => socket.destroy());
+        socket.on('close', () => (client.destroy(), target.destroy()));
+      }
+    });
+    await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening));
+    closeLater(async () => {
+      for (const socket of sockets) socket.destroy();
+      server.close();
+    });
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    return { url, asked, refuse: () => void (refuses = true) };
+  }
+
+  test('proxy-url of a kubeconfig is the way to the server, for requests and for watches', async () => {
+    const through = (proxy: string, more = ''): Promise<Cluster> =>
+      opened(
+        kubernetes
+          .kubeconfig(kubernetes.tokenOf('admin'))
+          .replace(/^( *)server: .*/m, `$&\n$1proxy-url: ${proxy}${more && `\n$1${more}`}`),
+      );
+    const tunnels = await startTunnels();
+    const cluster = await through(tunnels.url);
+    await cluster.request('POST', configMaps, { body: configMap('tunnelled') });
+    const watching = new AbortController();
+    const query = { watch: true, resourceVersion: '0', fieldSelector: 'metadata.name=tunnelled' };
+    const lines = cluster.lines(configMaps, { query, signal: watching.signal, silentMs: 60_000 });
+    const { value } = await lines[Symbol.asyncIterator]().next();
+    expect(JSON.parse(String(value))).toMatchObject({ object: { metadata: { name: 'tunnelled' } } });
+    watching.abort();
+    expect(new Set(tunnels.asked)).toEqual(new Set([new URL(kubernetes.url).host]));
+
+    // Whom it leads to is still checked: the proxy is nobody to trust.
+    const stranger = await through(tunnels.url, 'tls-server-name: elsewhere.example');
+    expect((await failure(stranger.request('GET', configMaps))).message).toContain('elsewhere.example');
+    tunnels.refuse();
+    const refused = await failure((await through(tunnels.url)).request('GET', configMaps));
+    expect(refused).toMatchObject({ code: 'ClusterUnavailable', status: undefined });
+    const away = await failure((await through('http://127.0.0.1:1')).request('GET', configMaps));
+    expect(away).toMatchObject({
+      code: 'ClusterUnavailable',
+      message: expect.stringContaining('ECONNREFUSED') as string,
+    });
+    const odd = await failure((await through('socks5://127.0.0.1:1')).request('GET', configMaps));
+    expect(odd.message).toContain('"socks5://127.0.0.1:1" must be http:// or https://');
   });
 
   test('a server that stands still is given up after the time that was set', async () => {
