@@ -33,6 +33,7 @@ export const advice: Readonly<Record<string, string>> = {
   PackageUnavailable: 'See whether the package store runs; it is tried again by itself.',
   NatsUnavailable: 'See whether the NATS server runs; the connection is tried again by itself.',
   MqttUnavailable: 'See whether the MQTT broker runs; the connection is tried again by itself.',
+  RobotAway: 'See "faas robots"; on the robot itself "faas logs" works at any time.',
   Conflict: 'Someone else changed the object meanwhile: read it again and repeat the change.',
   Unauthorized: 'Give the key with $FAAS_KEY as id.secret.',
 };

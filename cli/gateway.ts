@@ -39,6 +39,8 @@ export interface Answer {
   readonly statusCode: number;
   readonly headers: IncomingHttpHeaders;
   readonly body: Readable;
+  /** What came behind the body, once that has ended. */
+  readonly trailers?: () => NodeJS.Dict<string>;
 }
 
 export interface Call {
@@ -103,6 +105,20 @@ export class Gateway {
   async *logs(key: Key, request: LogRequest, signal?: AbortSignal): AsyncIterable<LogRecord> {
     const response = await this.#request(`${pathOf(key)}/logs${queryOf({ ...request })}`, { signal });
     yield* lines<LogRecord>(response, signal);
+  }
+
+  /** As logs(), of a function on a robot of this hub; rejects with RobotAway also when the robot goes away meanwhile. */
+  async *robotLogs(
+    robot: string,
+    key: Key,
+    request: LogRequest,
+    signal?: AbortSignal,
+  ): AsyncIterable<LogRecord> {
+    const path = `/atoll/v1/robots/${encodeURIComponent(robot)}${pathOf(key).slice('/atoll/v1'.length)}`;
+    const response = await this.#request(`${path}/logs${queryOf({ ...request })}`, { signal });
+    yield* lines<LogRecord>(response, signal);
+    const [, code, message] = /^(\w+) (.*)$/.exec(response.trailers?.()['atoll-error'] ?? '') ?? [];
+    if (code !== undefined && message !== undefined) throw failureOf(code, message);
   }
 
   /** The newest, the newest last. */
@@ -187,7 +203,12 @@ function straightTo(url: string, key: string | undefined): Send {
     request.on('error', reject);
     request.end(body);
     const response = await promise;
-    return { statusCode: response.statusCode ?? 500, headers: response.headers, body: response };
+    return {
+      statusCode: response.statusCode ?? 500,
+      headers: response.headers,
+      body: response,
+      trailers: () => response.trailers,
+    };
   };
 }
 
@@ -235,7 +256,10 @@ async function refusal(response: Answer, url: string): Promise<Failure> {
   if (response.statusCode === 401 || response.statusCode === 403) {
     return new Failure(exitCodes.site, message, { code: 'Unauthorized' });
   }
-  const { code } = body;
+  return failureOf(body.code, message);
+}
+
+function failureOf(code: string | undefined, message: string): Failure {
   const known = code !== undefined && Object.hasOwn(errorCodes, code);
   return new Failure(
     known ? exitCodeOf(code as Code) : exitCodes.site,

@@ -22,7 +22,13 @@ export type SiteRole =
       readonly ports: { readonly leaf: number; readonly websocket: number };
       readonly tls?: ListenerTls;
     }
-  | { readonly kind: 'robot'; readonly file: RobotFile; readonly hubUrl: string };
+  | {
+      readonly kind: 'robot';
+      readonly file: RobotFile;
+      /** Where it lies: replaced there, its keys are taken over. */
+      readonly path: string;
+      readonly hubUrl: string;
+    };
 
 export interface RoleOptions {
   readonly control: boolean;
@@ -53,7 +59,8 @@ export async function roleOf(options: RoleOptions): Promise<SiteRole | undefined
       `"faas robot add ${robot}" on the hub writes the file.`,
     );
   }
-  const file = await readRobotFile(resolve(robotFile));
+  const path = resolve(robotFile);
+  const file = await readRobotFile(path);
   if (file.robot !== robot) {
     throw usageError(`--robot is "${robot}", and the keys in ${robotFile} are those of "${file.robot}"`);
   }
@@ -64,7 +71,7 @@ export async function roleOf(options: RoleOptions): Promise<SiteRole | undefined
       'Give tls:// or wss://, or --insecure where nobody else is in the network.',
     );
   }
-  return { kind: 'robot', file, hubUrl: url };
+  return { kind: 'robot', file, path, hubUrl: url };
 }
 
 function controlRole(options: RoleOptions): SiteRole {

@@ -7,12 +7,15 @@ import { openLocalBackend } from '../controller/backends/local.ts';
 import { users, type BrokerRole } from '../controller/broker/configuration.ts';
 import { startHub } from '../controller/broker/hub.ts';
 import { startBroker, type Broker } from '../controller/broker/nats-server.ts';
+import { watchRobotFile } from '../controller/broker/robot-file.ts';
 import { startRobotLink } from '../controller/broker/robot-link.ts';
+import { openRobotMetrics } from '../controller/broker/robot-metrics.ts';
 import { openRobots } from '../controller/broker/robots.ts';
 import { startSweep } from '../controller/broker/sweep.ts';
 import { startController } from '../controller/start.ts';
 import { openDirectoryStore } from '../controller/stores/directory.ts';
 import { endMarkedProcesses } from '../controller/stores/process-marks.ts';
+import { keepSiteName } from '../controller/stores/site-name.ts';
 import { claimSite, type SiteInfo, type SitePaths } from '../controller/stores/site.ts';
 import type { Store } from '../controller/stores/store.ts';
 import { drainDeadline, startGateway } from '../gateway/start.ts';
@@ -75,6 +78,7 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
     for (let stop = stops.pop(); stop !== undefined; stop = stops.pop()) await stop();
   };
   try {
+    await keepSiteName(paths, siteName);
     await mkdir(paths.packages, { recursive: true, mode: 0o700 });
     const s3 = options.s3 === undefined ? undefined : await s3Settings(options.s3, paths, process.env);
     const role = options.role && (await brokerRoleOf(options.role, paths));
@@ -134,7 +138,7 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
       backend,
       inbox,
       deadLetters,
-      ...(hub && { robots: () => hub.list() }),
+      ...(hub && { robots: hub, metrics: () => openRobotMetrics(() => hub.list()).text() }),
       log,
     });
     const info = infoOf({ siteName, url: gateway.url, nats, mqtt, s3, broker });
@@ -143,6 +147,7 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
     });
     if (role?.kind === 'robot' && options.role?.kind === 'robot') {
       onStep('looking for the hub');
+      const { path } = options.role;
       const robotLink = await startRobotLink({
         broker: broker!,
         role,
@@ -152,6 +157,11 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
         paths,
         link,
         functions: () => readiness(store),
+        logs: {
+          functions: async () => (await store.list()).map(({ metadata }) => metadata),
+          logs: (key, query) => backend.logs(key, query),
+        },
+        watchSeeds: (listener) => watchRobotFile(path, siteName, listener, log),
         log,
       });
       stops.push(() => robotLink.stop());

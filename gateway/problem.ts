@@ -28,6 +28,7 @@ const statuses: Partial<Record<Code, number>> = {
   ClusterUnavailable: 503,
   NatsUnavailable: 503,
   PackageUnavailable: 503,
+  RobotAway: 503,
   Recursion: 508,
 };
 

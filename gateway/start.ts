@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { type AddressInfo, isIPv6 } from 'node:net';
 import fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
 import type { Backend } from '../controller/backends/backend.ts';
-import type { RobotPresence } from '../controller/broker/presence.ts';
+import type { Hub } from '../controller/broker/hub.ts';
 import type { Store } from '../controller/stores/store.ts';
 import { drainGraceMs, maxPayloadBytes } from '../runtime/config.ts';
 import type { DeadLetters } from '../runtime/dead-letters.ts';
@@ -13,7 +13,7 @@ import type { Log } from '../runtime/log.ts';
 import { deadLetterRoutes } from './api/dead-letters.ts';
 import { invocationsRoute } from './api/invocations.ts';
 import { logsRoute } from './api/logs.ts';
-import { robotsRoute } from './api/robots.ts';
+import { robotRoutes } from './api/robots.ts';
 import { siteRoute } from './api/site.ts';
 import { statusRoute } from './api/status.ts';
 import { accessOf } from './access.ts';
@@ -53,8 +53,8 @@ export interface GatewayOptions {
   readonly deadLetters?: DeadLetters;
   /** In a cluster: where Pods get their packages, and deploys put them. */
   readonly packages?: PackageCache;
-  /** Of a hub: its robots and how each is. */
-  readonly robots?: () => Promise<readonly RobotPresence[]>;
+  /** Of a hub: its robots, how each is and what its functions log. */
+  readonly robots?: Pick<Hub, 'list' | 'logs'>;
   /** The controller's own, as Prometheus text. */
   readonly metrics?: () => Promise<string>;
   readonly log: Log;
@@ -101,7 +101,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   invocationsRoute(app, invocations);
   deadLetterRoutes(app, { functions, ...(inbox && { inbox }), ...(deadLetters && { deadLetters }) });
   lambdaRoutes(app, invocations, log);
-  if (options.robots) robotsRoute(app, options.robots);
+  if (options.robots) robotRoutes(app, { robots: options.robots, stopping: stopping.signal });
   if (options.packages) packageRoutes(app, options.packages, functions);
   triggerRoutes(app, { functions, backend, hosts });
 

@@ -124,6 +124,11 @@ export const errorCodes = {
     retryable: true,
     text: 'NATS cannot be reached; the connection is tried again for ever.',
   },
+  RobotAway: {
+    whose: 'ours',
+    retryable: true,
+    text: 'The robot does not answer over its link. It goes on by itself; what it logs meanwhile can be read once it is back.',
+  },
   JetStreamUnavailable: {
     whose: 'ours',
     retryable: true,

@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { expect, test } from 'vitest';
+import { openRobotMetrics } from '../controller/broker/robot-metrics.ts';
 import { openControllerMetrics } from '../controller/engine/metrics.ts';
 import { chartPage, controllerPage, errorsPage, gatewayPage } from '../docs/generate.ts';
 import { openMetrics } from '../runtime/metrics.ts';
@@ -37,6 +38,14 @@ test('every metric of a controller has its row on the metrics page, with type an
   const page = read('docs/reference/metrics.md');
   for (const { name, type } of await openControllerMetrics().registry.getMetricsAsJSON()) {
     expect(page).toMatch(new RegExp(`^\\| \`${name}\` \\| ${type} \\| (outcome )?\\|`, 'm'));
+  }
+});
+
+test("every metric of a hub's robots has its row on the metrics page, with type and labels", async () => {
+  const page = read('docs/reference/metrics.md');
+  const { registry } = openRobotMetrics(async () => []);
+  for (const { name, type } of await registry.getMetricsAsJSON()) {
+    expect(page).toMatch(new RegExp(`^\\| \`${name}\` \\| ${type} \\| robot \\|`, 'm'));
   }
 });
 

@@ -20,6 +20,7 @@ export const command = defineCommand({
       describe: 'Go on with what is logged from now on',
     },
     since: { type: 'string', value: 'SPAN', describe: 'No older than 30s, 5m, 2h, 1d, or an ISO time' },
+    robot: { type: 'string', value: 'ID', describe: 'Of a function on that robot, read at its hub' },
     'request-id': { type: 'string', value: 'ID', describe: 'Of one invocation only' },
     limit: {
       type: 'number',
@@ -30,9 +31,10 @@ export const command = defineCommand({
   examples: [
     ['logs hello -f', 'The last lines, and what comes'],
     ['logs hello --since 5m', 'Of the last five minutes'],
+    ['logs telemetry --robot robot1 -f', 'At the hub: of a function on a robot'],
     ['logs hello --request-id 7f0c… -o json', 'Of one invocation, as JSON lines'],
   ],
-  async run({ site, context, namespace, name, output, follow, since, requestId, limit }) {
+  async run({ site, context, namespace, name, robot, output, follow, since, requestId, limit }) {
     const from = since === undefined ? undefined : sinceOf(since);
     if (limit !== undefined && !(Number.isInteger(limit) && limit > 0)) {
       throw usageError(`--limit is ${limit}; it must be a whole number above 0`);
@@ -45,7 +47,10 @@ export const command = defineCommand({
       requestId,
       limit: limit ?? (all ? undefined : defaultLimit),
     };
-    const records = gateway.logs({ namespace, name }, query, follow ? stopSignal() : undefined);
+    const key = { namespace, name };
+    const signal = follow ? stopSignal() : undefined;
+    const records =
+      robot === undefined ? gateway.logs(key, query, signal) : gateway.robotLogs(robot, key, query, signal);
     try {
       for await (const record of records) {
         if (output === 'yaml') await printData([record], 'yaml');

@@ -18,7 +18,7 @@ export const command = defineCommand({
     },
   },
   description:
-    'LAG is what the robot has kept for the hub and the hub has not got yet, as far as the robot told, and for how long; DROPPED what the robot had no room to keep for so long. RTT is over the link and back.',
+    'LAG is what the robot has kept for the hub and the hub has not got yet, as far as the robot told, and for how long; DROPPED what the robot had no room to keep for so long. RTT is over the link and back, TELEMETRY how long ago the hub stored the newest of what the robot keeps for it.',
   examples: [
     ['robots', 'The robots of a hub, and how each is'],
     ['robots --watch', 'Again every 2 s'],
@@ -40,16 +40,30 @@ export const command = defineCommand({
 });
 
 export function robotTable(robots: readonly RobotPresence[], now: number): string {
-  const header = ['ROBOT', 'STATE', 'SINCE', 'ADDRESS', 'RTT', 'LAG', 'DROPPED', 'FUNCTIONS READY'];
-  const rows = robots.map(({ robot, online, since, address, rttMs, lag, dropped, functions, keys }) => [
-    robot,
-    online ? 'online' : keys === 0 ? 'refused' : since === undefined ? 'never seen' : 'offline',
-    since === undefined ? '' : age(now - Date.parse(since)),
-    address ?? '',
-    rttMs === undefined ? '' : `${rttMs.toFixed(1)} ms`,
-    lag === undefined ? '' : `${lag.messages} (${lag.seconds} s)`,
-    String(dropped),
-    functions === undefined ? '' : `${functions.ready}/${functions.total}`,
-  ]);
+  const header = [
+    'ROBOT',
+    'STATE',
+    'SINCE',
+    'ADDRESS',
+    'RTT',
+    'LAG',
+    'DROPPED',
+    'TELEMETRY',
+    'FUNCTIONS READY',
+  ];
+  const rows = robots.map((one) => {
+    const { robot, online, since, address, rttMs, lag, dropped, lastTelemetry, functions, keys } = one;
+    return [
+      robot,
+      online ? 'online' : keys === 0 ? 'refused' : since === undefined ? 'never seen' : 'offline',
+      since === undefined ? '' : age(now - Date.parse(since)),
+      address ?? '',
+      rttMs === undefined ? '' : `${rttMs.toFixed(1)} ms`,
+      lag === undefined ? '' : `${lag.messages} (${lag.seconds} s)`,
+      String(dropped),
+      lastTelemetry === undefined ? '' : age(now - Date.parse(lastTelemetry)),
+      functions === undefined ? '' : `${functions.ready}/${functions.total}`,
+    ];
+  });
   return table(header, rows);
 }

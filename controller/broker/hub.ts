@@ -15,12 +15,13 @@ import {
 import { headers, type Msg, type Subscription } from '@nats-io/nats-core';
 import type { NatsConnection } from '@nats-io/transport-node';
 import type { NatsLink } from '../../runtime/clients/nats.ts';
-import { faultOf } from '../../runtime/errors.ts';
+import { AtollError, faultOf } from '../../runtime/errors.ts';
 import type { Log } from '../../runtime/log.ts';
 import type { BrokerRole, RobotUser } from './configuration.ts';
 import { claimBucket, claimSubject, keptSubjects, sourceDeliveries, telemetryStream } from './crossing.ts';
 import type { Broker } from './nats-server.ts';
-import { heartbeatOf, openPresence, presenceSubject, type RobotPresence } from './presence.ts';
+import { heartbeatOf, openPresence, presenceSubject, type RobotPresence, type Sourced } from './presence.ts';
+import { readRobotLogs, type LogQuestion } from './robot-logs.ts';
 import { robotUsers, type Robots } from './robots.ts';
 
 /** A source that lives shows it every second. */
@@ -41,6 +42,11 @@ export interface HubOptions {
 export interface Hub {
   /** In the order of their ids. */
   list(): Promise<RobotPresence[]>;
+  /**
+   * JSON lines of the log of one of its functions, several at a time. Rejects with NotFound, with RobotAway when it does
+   * not answer (any more), and with what the robot refused.
+   */
+  logs(robot: string, question: LogQuestion, signal: AbortSignal): AsyncIterable<string>;
   stop(): Promise<void>;
 }
 
@@ -124,7 +130,13 @@ export function startHub(options: HubOptions): Hub {
     }
     if (heartbeat === undefined) return log.warn({ robot }, 'what a robot told of itself cannot be read');
     message.respond();
-    const { returned } = presence.heard(robot, heartbeat);
+    const { returned, replaced } = presence.heard(robot, heartbeat);
+    if (replaced) {
+      log.warn(
+        { robot, ...replaced },
+        'the robot keeps its messages in another stream than before, as on a new disk: it is followed from its beginning',
+      );
+    }
     void follow(robot, returned).catch((problem: unknown) => {
       log.debug({ robot, error: faultOf(problem).message }, 'how far a robot was followed could not be seen');
     });
@@ -134,7 +146,8 @@ export function startHub(options: HubOptions): Hub {
     const connection = link.current();
     if (connection === undefined) return;
     const manager = await jetstreamManager(connection, { checkAPI: false });
-    presence.got(robot, await sourcedUpTo(manager, robot));
+    const newest = await newestOf(manager, robot);
+    if (newest !== undefined) presence.got(robot, newest);
     const { sources = [] } = await manager.streams.info(telemetryStream);
     // What the server tells of a source is more than the client's type has.
     const source = sources.find((one) => (one as StreamSource).external?.api === apiOf(robot));
@@ -152,6 +165,14 @@ export function startHub(options: HubOptions): Hub {
       );
       await setSources(connection, ids);
     });
+  }
+
+  /** Of a robot that was not heard since this start, too. */
+  async function newestTime(robot: string): Promise<string | undefined> {
+    const connection = link.current();
+    if (connection === undefined) return undefined;
+    const manager = await jetstreamManager(connection, { checkAPI: false });
+    return (await newestOf(manager, robot).catch(() => undefined))?.time;
   }
 
   function listen(): void {
@@ -176,15 +197,35 @@ export function startHub(options: HubOptions): Hub {
         ...(await robots.list()).map(({ id }) => id),
         ...accepted.map(({ robot }) => robot),
       ]);
-      return [...ids].sort().map((robot) => {
+      const one = async (robot: string): Promise<RobotPresence> => {
         // The instance, which no id ends with, is cut off the server's name.
         const found = links.find(({ name }) => name.replace(/-[0-9a-f]{8}$/, '') === robot);
+        const seen = presence.of(robot);
+        const lastTelemetry = seen.lastTelemetry ?? (await newestTime(robot));
         return {
-          ...presence.of(robot),
+          ...seen,
           ...(found && { address: found.address }),
+          ...(lastTelemetry !== undefined && { lastTelemetry }),
           keys: accepted.filter((user) => user.robot === robot).length,
         };
-      });
+      };
+      return await Promise.all([...ids].sort().map(one));
+    },
+    async *logs(robot, question, signal) {
+      const known = (await robots.list()).map(({ id }) => id);
+      if (!known.includes(robot)) {
+        throw new AtollError(
+          'NotFound',
+          `there is no robot "${robot}"; there are: ${known.join(', ') || 'none'}`,
+        );
+      }
+      const { online, since } = presence.of(robot);
+      if (!online) {
+        const when =
+          since === undefined ? 'was not heard since the hub was started' : `is away since ${since}`;
+        throw new AtollError('RobotAway', `"${robot}" ${when}`);
+      }
+      yield* readRobotLogs(link, robot, question, signal);
     },
     async stop() {
       stopping.abort();
@@ -200,9 +241,13 @@ export function startHub(options: HubOptions): Hub {
 
 const apiOf = (robot: string): string => `$JS.${robot}.API`;
 
+/**
+ * Whatever a robot says the subject of a message is, its first three words become the robot's own: the server of a robot
+ * that is not what it should be may send anything.
+ */
 const sourceOf = (robot: string): StreamSource => ({
   name: telemetryStream,
-  filter_subject: keptSubjects(robot),
+  subject_transforms: [{ src: '*.*.*.>', dest: keptSubjects(robot) }],
   external: { api: apiOf(robot), deliver: sourceDeliveries(robot) },
 });
 
@@ -224,16 +269,22 @@ async function setSources(connection: NatsConnection, robots: readonly string[])
     return;
   }
   const has = (existing.config.sources ?? []).map(({ external }) => external?.api ?? '').sort();
-  if (has.join() === robots.map(apiOf).sort().join() && existing.config.subjects === undefined) return;
+  const { subjects, duplicate_window: window = 0 } = existing.config;
+  const settled = subjects === undefined && (window === 0 || robots.length === 0);
+  if (settled && has.join() === robots.map(apiOf).sort().join()) return;
   // A stream without sources would be given its own name as subject: then that is taken off again.
-  await manager.streams.update(telemetryStream, { ...existing.config, subjects: [], sources });
+  // Nor is it to know message ids: a robot could have those of another taken for duplicates.
+  const update = { ...existing.config, subjects: [], duplicate_window: 0, sources };
+  await manager.streams.update(telemetryStream, update);
 }
 
-/** How far the hub has the robot's stream; 0: it has nothing of it. */
-async function sourcedUpTo(manager: JetStreamManager, robot: string): Promise<number> {
+/** Undefined: the hub has nothing of the robot's stream. */
+async function newestOf(manager: JetStreamManager, robot: string): Promise<Sourced | undefined> {
   const last = await manager.streams.getMessage(telemetryStream, { last_by_subj: keptSubjects(robot) });
-  const [, seq] = last?.header.get('Nats-Stream-Source').split(' ') ?? [];
-  return Number(seq ?? 0);
+  if (last === null) return undefined;
+  // Stream, sequence, filter, destination, subject, and since 2.15 which stream of that name it was.
+  const [, seq, , , , stream = ''] = last.header.get('Nats-Stream-Source').split(' ');
+  return { seq: Number(seq ?? 0), stream, time: last.time.toISOString() };
 }
 
 async function ensureClaims(connection: NatsConnection): Promise<void> {

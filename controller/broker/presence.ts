@@ -8,7 +8,13 @@ export interface Heartbeat {
   readonly since: string;
   readonly functions: { readonly ready: number; readonly total: number };
   /** The robot's own stream: what it keeps for the hub. */
-  readonly kept: { readonly firstSeq: number; readonly lastSeq: number; readonly bytes: number };
+  readonly kept: {
+    readonly firstSeq: number;
+    readonly lastSeq: number;
+    readonly bytes: number;
+    /** When it was made, by the robot's server: another one is another stream, as on a disk that was replaced. */
+    readonly created?: string;
+  };
   /** Of the heartbeat before; absent: it was not answered. */
   readonly rttMs?: number;
 }
@@ -26,16 +32,34 @@ export interface RobotPresence {
   /** Dropped on the robot, whose disk share was used up, before the hub had them. */
   readonly dropped: number;
   readonly functions?: Heartbeat['functions'];
+  /** ISO 8601, by the hub's clock: when it stored the newest message that the robot kept. */
+  readonly lastTelemetry?: string;
   /** How many pairs of keys open its link now: two while they are exchanged, 0: none is in force yet. */
   readonly keys: number;
 }
 
 const offlineMs = 5_000;
 
+/** The newest message of a robot that the hub has. */
+export interface Sourced {
+  /** In the robot's stream. */
+  readonly seq: number;
+  /** Of that stream, in nats-server's own words; '' when the server tells none. */
+  readonly stream: string;
+  /** ISO 8601, by the hub's clock. */
+  readonly time: string;
+}
+
+export interface Heard {
+  readonly returned: boolean;
+  /** The robot's stream is another one than before. What was in that and not at the hub is lost. */
+  readonly replaced?: { readonly lost: number };
+}
+
 export interface Presence {
-  heard(robot: string, heartbeat: Heartbeat): { readonly returned: boolean };
+  heard(robot: string, heartbeat: Heartbeat): Heard;
   /** How far the hub has the robot's stream. */
-  got(robot: string, seq: number): void;
+  got(robot: string, newest: Sourced): void;
   of(robot: string): Omit<RobotPresence, 'keys' | 'address'>;
   forget(robot: string): void;
 }
@@ -45,6 +69,9 @@ interface Known {
   heardMs: number;
   onlineSince: number;
   gotSeq: number;
+  newest: Sourced | undefined;
+  /** What the hub has of it says nothing of how far it has the robot's present one. */
+  formerStream: string | undefined;
   levelMs: number;
   lostUpTo: number;
   dropped: number;
@@ -59,13 +86,30 @@ export function openPresence(
 
   function weigh(known: Known): void {
     const { firstSeq, lastSeq } = known.heartbeat.kept;
-    if (known.gotSeq >= lastSeq) known.levelMs = clock.nowMs();
+    if (behind(known) === 0) known.levelMs = clock.nowMs();
     const gone = firstSeq - 1;
     const accounted = Math.max(known.gotSeq, known.lostUpTo);
     if (lastSeq > 0 && gone > accounted) {
       known.dropped += gone - accounted;
       known.lostUpTo = gone;
     }
+  }
+
+  /** What was dropped on the robot will not come, and is counted by itself. */
+  const behind = ({ heartbeat: { kept }, gotSeq }: Known): number =>
+    Math.max(0, kept.lastSeq - Math.max(gotSeq, kept.firstSeq - 1));
+
+  function replace(known: Known, { kept }: Heartbeat): { lost: number } | undefined {
+    const before = known.heartbeat.kept;
+    if (kept.created === undefined || before.created === undefined || kept.created === before.created) {
+      return undefined;
+    }
+    const lost = behind(known);
+    known.dropped += lost;
+    known.formerStream = known.newest?.stream || undefined;
+    known.gotSeq = 0;
+    known.lostUpTo = kept.firstSeq - 1;
+    return { lost };
   }
 
   return {
@@ -78,31 +122,36 @@ export function openPresence(
         heardMs: now,
         onlineSince: now,
         gotSeq: 0,
+        newest: undefined,
+        formerStream: undefined,
         levelMs: now,
         // What it dropped before we knew it is not known to be missing here.
         lostUpTo: heartbeat.kept.firstSeq - 1,
         dropped: 0,
       };
       if (before !== undefined && now - before.heardMs > offlineMs) known.onlineSince = now;
+      const replaced = before && replace(known, heartbeat);
       known.heartbeat = heartbeat;
       known.heardMs = now;
       robots.set(robot, known);
       weigh(known);
-      return { returned };
+      return { returned, ...(replaced && { replaced }) };
     },
-    got(robot, seq) {
+    got(robot, newest) {
       const known = robots.get(robot);
-      if (known === undefined || seq <= known.gotSeq) return;
-      known.gotSeq = seq;
+      if (known === undefined) return;
+      known.newest = newest;
+      if (newest.stream === known.formerStream || newest.seq <= known.gotSeq) return;
+      known.gotSeq = newest.seq;
       weigh(known);
     },
     of(robot) {
       const known = robots.get(robot);
       if (known === undefined) return { robot, online: false, dropped: 0 };
-      const { heartbeat, heardMs, onlineSince, gotSeq, levelMs, dropped } = known;
+      const { heartbeat, heardMs, onlineSince, newest, levelMs, dropped } = known;
       const now = clock.nowMs();
       const online = now - heardMs <= offlineMs;
-      const messages = Math.max(0, heartbeat.kept.lastSeq - gotSeq);
+      const messages = behind(known);
       return {
         robot,
         online,
@@ -115,6 +164,7 @@ export function openPresence(
         },
         dropped,
         functions: heartbeat.functions,
+        ...(newest && { lastTelemetry: newest.time }),
       };
     },
     forget: (robot) => void robots.delete(robot),
@@ -127,5 +177,6 @@ export function heartbeatOf(value: unknown): Heartbeat | undefined {
   const counts = [functions?.ready, functions?.total, kept?.firstSeq, kept?.lastSeq, kept?.bytes];
   if (typeof since !== 'string' || !counts.every((count) => Number.isSafeInteger(count))) return undefined;
   if (rttMs !== undefined && typeof rttMs !== 'number') return undefined;
+  if (kept?.created !== undefined && typeof kept.created !== 'string') return undefined;
   return value as Heartbeat;
 }

@@ -1,6 +1,8 @@
 /** The one file that is carried from the hub to a robot: who it is, its private keys, whom it may trust. */
+import { unwatchFile, watchFile } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
-import { AtollError } from '../../runtime/errors.ts';
+import { AtollError, faultOf } from '../../runtime/errors.ts';
+import type { Log } from '../../runtime/log.ts';
 import { refuseId, type RobotSecrets } from './robots.ts';
 import { usualPorts } from './nats-server.ts';
 
@@ -32,6 +34,33 @@ export async function readRobotFile(file: string): Promise<RobotFile> {
     throw refuse('is not what "faas robot add" wrote: a key is missing or damaged');
   }
   return { robot, hub, link, claim, ports: ports ?? { leaf: usualPorts.leaf }, ...(ca && { ca }) };
+}
+
+/** It may lie on a file system that tells nothing of its changes. */
+const lookMs = 2_000;
+
+/**
+ * Calls back with what the file says after it was replaced or changed. One that is no file of that robot is logged and
+ * changes nothing. Returns the way to stop.
+ */
+export function watchRobotFile(
+  file: string,
+  robot: string,
+  listener: (content: RobotFile) => void,
+  log: Log,
+): () => void {
+  async function read(): Promise<void> {
+    try {
+      const content = await readRobotFile(file);
+      if (content.robot === robot) return listener(content);
+      log.warn({ robot, file }, `the keys in the file are those of "${content.robot}": it changes nothing`);
+    } catch (error) {
+      log.warn({ robot, file, error: faultOf(error).message }, 'the file of the robot changes nothing');
+    }
+  }
+  const look = (): void => void read();
+  watchFile(file, { interval: lookMs, persistent: false }, look);
+  return () => unwatchFile(file, look);
 }
 
 const isSeed = (text: unknown): boolean => typeof text === 'string' && /^SU[A-Z2-7]{56}$/.test(text);

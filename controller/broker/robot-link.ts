@@ -16,6 +16,9 @@ import { accounts, users, type BrokerRole } from './configuration.ts';
 import { keptSubjects, telemetryStream } from './crossing.ts';
 import type { Broker } from './nats-server.ts';
 import { presenceSubject, type Heartbeat } from './presence.ts';
+import { serveLogs, type LogSource } from './robot-logs.ts';
+
+type Seeds = (BrokerRole & { kind: 'robot' })['seeds'];
 
 const heartbeatMs = 1_000;
 const answerMs = 1_000;
@@ -37,6 +40,10 @@ export interface RobotLinkOptions {
   readonly link: NatsLink;
   readonly claimTtlMs?: number;
   functions(): Promise<Heartbeat['functions']>;
+  /** What the hub may read of the functions' logs. */
+  readonly logs: LogSource;
+  /** Calls back when the robot was given other keys. Returns the way to stop. */
+  watchSeeds(listener: (seeds: Seeds) => void): () => void;
   readonly log: Log;
 }
 
@@ -72,17 +79,25 @@ export async function startRobotLink(options: RobotLinkOptions): Promise<RobotLi
     },
   });
 
-  /** Opens and closes the link as the claim says. */
+  let { seeds } = role;
+  const stopWatching = options.watchSeeds((next) => {
+    seeds = next;
+    log.info({ robot }, 'the robot was given new keys: its links are opened with them');
+    wake();
+  });
+  const roleNow = (linked: boolean): BrokerRole => ({ ...role, seeds, linked });
+
+  /** Opens and closes the link as the claim says, with the keys that are the robot's now. */
   async function followClaim(): Promise<void> {
-    let applied = role.linked;
+    let applied = { seeds: role.seeds, linked: role.linked };
     while (!signal.aborted) {
       const next = changed.promise;
-      if (applied !== claim.held) {
-        const linked = claim.held;
+      if (applied.linked !== claim.held || applied.seeds !== seeds) {
+        const wanted = { seeds, linked: claim.held };
         try {
-          await broker.configure({ ...role, linked });
-          applied = linked;
-          if (linked) log.info({ robot }, 'the link to the hub is open');
+          await broker.configure({ ...role, ...wanted });
+          if (wanted.linked && !applied.linked) log.info({ robot }, 'the link to the hub is open');
+          applied = wanted;
           continue;
         } catch (error) {
           log.warn({ robot, error: faultOf(error).message }, 'the link to the hub could not be changed');
@@ -107,11 +122,11 @@ export async function startRobotLink(options: RobotLinkOptions): Promise<RobotLi
     }
     if (!claim.held) return;
     const manager = await jetstreamManager(connection, { checkAPI: false });
-    const { state } = await manager.streams.info(telemetryStream);
+    const { state, created } = await manager.streams.info(telemetryStream);
     const heartbeat: Heartbeat = {
       since,
       functions: await options.functions(),
-      kept: { firstSeq: state.first_seq, lastSeq: state.last_seq, bytes: state.bytes },
+      kept: { firstSeq: state.first_seq, lastSeq: state.last_seq, bytes: state.bytes, created },
       ...(rttMs !== undefined && { rttMs }),
     };
     const sentAt = performance.now();
@@ -150,20 +165,23 @@ export async function startRobotLink(options: RobotLinkOptions): Promise<RobotLi
     log.warn({ robot, address: stuck?.address }, 'the link to the hub carries nothing: it is restarted');
     if (stuck !== undefined) return await broker.system?.cut(stuck);
     // It is not there, and nothing opens it again: it is taken off the configuration and put back.
-    await broker.configure({ ...role, linked: false });
-    await broker.configure({ ...role, linked: claim.held });
+    await broker.configure(roleNow(false));
+    await broker.configure(roleNow(claim.held));
   }
 
   const loops = [followClaim(), tellHub()];
+  const logs = serveLogs({ link, robot, source: options.logs, log });
   return {
     get state() {
       return claim.waiting ?? 'linked';
     },
     async stop() {
       stopping.abort();
+      stopWatching();
+      logs.stop();
       await Promise.all(loops);
       // Before the next holder may open its own.
-      await broker.configure({ ...role, linked: false }).catch(() => {});
+      await broker.configure(roleNow(false)).catch(() => {});
       await claim.release();
       await claimLink.close();
     },

@@ -22,6 +22,8 @@ export interface SitePaths {
   readonly version: string;
   /** Made once: by it the site's folder is known to a broker that it shares. */
   readonly id: string;
+  /** What the site is called since its first start. */
+  readonly name: string;
   /** Who runs the site now (SiteInfo); absent while nobody does. */
   readonly site: string;
   /** Keys of the control doors. */
@@ -52,6 +54,7 @@ export function sitePaths(dir: string): SitePaths {
     dir: root,
     version: at('version'),
     id: at('id'),
+    name: at('name'),
     site: at('site.json'),
     keys: at('keys'),
     s3: at('s3.json'),

@@ -37,7 +37,7 @@ export function logsRoute(
   );
 }
 
-function logQueryOf(given: unknown): Omit<LogQuery, 'signal' | 'onFollowing'> {
+export function logQueryOf(given: unknown): Omit<LogQuery, 'signal' | 'onFollowing'> {
   const query = queryOf(given, ['since', 'follow', 'requestId', 'limit']);
   const since = integerOf('since', query.since, { minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
   const limit = integerOf('limit', query.limit, { minimum: 1, maximum: maxLimit });

@@ -1,11 +1,57 @@
-/** GET /atoll/v1/robots: the robots of a hub and how each is. Shape: { robots: RobotPresence[] }. */
+/**
+ * Of a hub. GET /atoll/v1/robots: its robots and how each is, as { robots: RobotPresence[] }. GET
+ * /atoll/v1/robots/{robot}/namespaces/{ns}/functions/{name}/logs: as the same path without the robot. When the robot goes
+ * away while its log is read, the trailer `Atoll-Error: CODE MESSAGE` says so.
+ */
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import type { FastifyInstance } from 'fastify';
-import type { RobotPresence } from '../../controller/broker/presence.ts';
+import type { Hub } from '../../controller/broker/hub.ts';
+import { faultOf } from '../../runtime/errors.ts';
+import { keyOf } from '../key.ts';
+import type { FunctionParams } from './function.ts';
+import { logQueryOf } from './logs.ts';
 import { queryOf } from './query.ts';
 
-export function robotsRoute(app: FastifyInstance, list: () => Promise<readonly RobotPresence[]>): void {
+const errorTrailer = 'atoll-error';
+const logsPath = '/atoll/v1/robots/:robot/namespaces/:namespace/functions/:name/logs';
+
+export function robotRoutes(
+  app: FastifyInstance,
+  { robots, stopping }: { robots: Pick<Hub, 'list' | 'logs'>; stopping: AbortSignal },
+): void {
   app.get('/atoll/v1/robots', { config: { door: 'control', route: 'robots' } }, async (request) => {
     queryOf(request.query, []);
-    return { robots: await list() };
+    return { robots: await robots.list() };
   });
+
+  app.get<{ Params: FunctionParams & { robot: string } }>(
+    logsPath,
+    { config: { door: 'control', route: 'robot-logs' } },
+    async (request, reply) => {
+      const question = { ...logQueryOf(request.query), ...keyOf(request.params) };
+      const signal = AbortSignal.any([request.gone, stopping]);
+      const lines = robots.logs(request.params.robot, question, signal)[Symbol.asyncIterator]();
+      // What is refused is refused before there is an answer.
+      let next = await lines.next();
+      reply.hijack();
+      const { raw } = reply;
+      raw.writeHead(200, { 'content-type': 'application/x-ndjson', trailer: errorTrailer });
+      raw.flushHeaders();
+      const text = Readable.from(
+        (async function* () {
+          try {
+            for (; next.done !== true; next = await lines.next()) if (next.value !== '') yield next.value;
+          } catch (error) {
+            const { code, message } = faultOf(error);
+            raw.addTrailers({ [errorTrailer]: `${code} ${message.replace(/[^ -~]/g, '?')}` });
+          } finally {
+            await lines.return?.();
+          }
+        })(),
+      );
+      // What breaks off here is told by the connection that breaks off.
+      await pipeline(text, raw, { signal: request.gone }).catch(() => raw.destroy());
+    },
+  );
 }

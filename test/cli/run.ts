@@ -46,6 +46,8 @@ export async function faas(args: readonly string[], options: RunOptions = {}): P
 
 export interface TestSite {
   readonly dir: string;
+  /** Of `faas up`, beside those that each test's has. */
+  readonly args: string[];
   readonly info: SiteInfo;
   readonly process: RunningProcess;
   /** With `--site`. */
@@ -83,6 +85,7 @@ export async function startSite(
   const onSite: TestSite['faas'] = (args, more) => faas(['--site', dir, ...args], more);
   return {
     dir,
+    args: options.args ?? [],
     info,
     process: up,
     faas: onSite,

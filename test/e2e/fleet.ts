@@ -12,7 +12,6 @@ import { freePort } from '../support/ports.ts';
 export interface Hub extends TestSite {
   /** For `--hub`, where robots are on the same machine. */
   readonly url: string;
-  readonly args: readonly string[];
   presence(): Promise<RobotPresence[]>;
   /** `faas robot add`; where the file is that the robot is to have. */
   add(robot: string, args?: readonly string[]): Promise<string>;
@@ -26,7 +25,6 @@ export async function startHub(
   const folder = await temporaryFolder({ closing: options.closing });
   return {
     ...site,
-    args,
     url: site.info.leaf!.url.replace('nats-leaf:', 'nats:'),
     presence: async () => JSON.parse(await site.ok(['robots', '-o', 'json'])) as RobotPresence[],
     async add(robot, more = []) {

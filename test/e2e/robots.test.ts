@@ -1,4 +1,5 @@
-import { readFile, readdir, stat } from 'node:fs/promises';
+import { readFile, readdir, stat, writeFile } from 'node:fs/promises';
+import { hostname, networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { jetstream, StorageType } from '@nats-io/jetstream';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
@@ -58,6 +59,20 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     expect(await hub.ok(['robot', 'list'])).toMatch(/^robot2 .* U[A-Z2-7]{55}$/m);
   });
 
+  test("the hub's metrics tell of each link", async () => {
+    const text = await until('the round trip is known', async () => {
+      const all = await (await fetch(`${hub.info.url}/metrics`)).text();
+      return all.includes('atoll_robot_round_trip_seconds{robot="robot2"}') ? all : undefined;
+    });
+    const value = (name: string): number =>
+      Number(new RegExp(`^atoll_robot_${name}\\{robot="robot2"\\} (.*)$`, 'm').exec(text)?.[1]);
+    expect(value('connected')).toBe(1);
+    expect(value('round_trip_seconds')).toBeGreaterThan(0);
+    expect(value('round_trip_seconds')).toBeLessThan(1);
+    expect(value('lag_messages')).toBe(0);
+    expect(value('functions')).toBe(0);
+  });
+
   test('private keys are with the robot alone, and nobody else may read the files', async () => {
     const secrets = JSON.parse(await readFile(files['robot1']!, 'utf8')) as Record<string, string>;
     expect((await stat(files['robot1']!)).mode & 0o777).toBe(0o600);
@@ -101,6 +116,9 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     expect((await manager.streams.info('TELEMETRY')).config.subjects).toBeUndefined();
     const lag = async () => (await hub.presence()).find(({ robot }) => robot === 'robot1')?.lag;
     await expect.poll(lag, { timeout: 10_000 }).toEqual({ messages: 0, seconds: 0 });
+    const { lastTelemetry } = (await hub.presence()).find(({ robot }) => robot === 'robot1')!;
+    expect(Date.now() - Date.parse(lastTelemetry!)).toBeLessThan(60_000);
+    expect(await hub.ok(['robots'])).toMatch(/^robot1 .* 0 +\d+m?s? +0\/0$/m);
   });
 
   /**
@@ -217,7 +235,13 @@ describe.skipIf(skipped)('a hub and its robots', () => {
   test('of two that claim one id the second is not let in and names the first, until that one stops', async () => {
     const { site: first, file } = await another('claimed');
     const second = await startSite({ args: robotArgs('claimed', file, hub.url) });
-    await second.process.line(/no link to the hub: \\"claimed\\" is in use by /);
+    const refusal = await second.process.line(/no link to the hub: \\"claimed\\" is in use by /);
+    expect(refusal).toContain(hostname());
+    for (const { address, family, internal } of Object.values(networkInterfaces()).flatMap(
+      (all) => all ?? [],
+    )) {
+      if (family === 'IPv4' && !internal) expect(refusal).toContain(address);
+    }
     const since = (await hub.presence()).find(({ robot }) => robot === 'claimed')!.since;
     const there = await program(second);
     await jetstream(there).publish('robots.claimed.kept.impostor', 'not yet');
@@ -246,6 +270,87 @@ describe.skipIf(skipped)('a hub and its robots', () => {
       (await hub.presence()).find(({ robot, online: is }) => robot === 'rotated' && !is),
     );
   }, 90_000);
+
+  test('keys that were exchanged in their file are taken over without a restart, and nothing that is kept is lost', async () => {
+    const { site, file } = await another('renewed');
+    const stream = jetstream(await program(site));
+    let number = 0;
+    const keep = async (count: number): Promise<void> => {
+      for (const last = number + count; number < last;) {
+        number += 1;
+        await stream.publish('robots.renewed.kept.odom', `${number}`, { msgID: `renewed-${number}` });
+      }
+    };
+    await keep(20);
+    const { link: before } = JSON.parse(await readFile(file, 'utf8')) as { link: string };
+    await hub.ok(['robot', 'rotate', 'renewed', '--out', file, '--keep', '8s']);
+    await keep(20);
+    await site.process.line(/was given new keys/);
+    await until('the keys before are over', async () =>
+      (await hub.presence()).find(({ robot, keys }) => robot === 'renewed' && keys === 1),
+    );
+    await keep(20);
+    await until('the hub has all', async () => ((await keptBy('renewed')).length >= 60 ? true : undefined));
+    await online(hub, 'renewed');
+    expect(await keptBy('renewed')).toEqual(Array.from({ length: 60 }, (_, index) => `${index + 1}`));
+    expect(await readFile(join(site.dir, 'nats', 'nats-server.conf'), 'utf8')).not.toContain(before);
+    // A file of somebody else, or half of one, changes nothing.
+    await writeFile(file, '{"robot"', { mode: 0o600 });
+    await site.process.line(/the file of the robot changes nothing/);
+    await keep(1);
+    await until('it comes', async () => ((await keptBy('renewed')).length === 61 ? true : undefined));
+  }, 90_000);
+
+  test('of a robot that crashed another machine has the id after 15 s, and with its new disk nothing is lost or doubled', async () => {
+    const { site: first, file } = await another('replaced');
+    const keep = async (site: TestSite, from: number, to: number): Promise<void> => {
+      const stream = jetstream(await program(site));
+      for (let number = from; number <= to; number += 1) {
+        // It begins with the same ids again, as its program does, too.
+        const msgID = `replaced-${(number - 1) % 20}`;
+        await stream.publish('robots.replaced.kept.odom', `${number}`, { msgID });
+      }
+    };
+    await keep(first, 1, 20);
+    await until('the hub has all', async () => ((await keptBy('replaced')).length === 20 ? true : undefined));
+    first.process.signal('SIGKILL');
+    await first.process.exited;
+    const since = performance.now();
+    const second = await startSite({ args: robotArgs('replaced', file, hub.url) });
+    await second.process.line(/no link to the hub: \\"replaced\\" is in use by /);
+    // Fewer than before, so that the numbers of its stream are all below.
+    await until('its stream is there', async () =>
+      keep(second, 21, 30).then(
+        () => true,
+        () => undefined,
+      ),
+    );
+    await second.process.line(/the link to the hub is open/, 40_000);
+    const tookMs = performance.now() - since;
+    process.stderr.write(`an id whose robot crashed was another's after ${Math.round(tookMs)} ms\n`);
+    expect(tookMs).toBeGreaterThan(8_000);
+    expect(tookMs).toBeLessThan(30_000);
+    await online(hub, 'replaced');
+    await hub.process.line(/the robot keeps its messages in another stream than before/);
+    await until('the hub has all', async () => ((await keptBy('replaced')).length >= 30 ? true : undefined));
+    await keep(second, 31, 35);
+    await until('the hub has all', async () => ((await keptBy('replaced')).length >= 35 ? true : undefined));
+    expect(await keptBy('replaced')).toEqual(Array.from({ length: 35 }, (_, index) => `${index + 1}`));
+    const lag = async () => (await hub.presence()).find(({ robot }) => robot === 'replaced')?.lag;
+    await expect.poll(lag, { timeout: 10_000 }).toEqual({ messages: 0, seconds: 0 });
+  }, 120_000);
+
+  /** The texts of what the hub has of it, in order. */
+  async function keptBy(robot: string): Promise<string[]> {
+    const manager = await managerOf(atHub!);
+    const { state } = await manager.streams.info('TELEMETRY');
+    const texts: string[] = [];
+    for (let seq = state.first_seq; seq <= state.last_seq; seq += 1) {
+      const message = await manager.streams.getMessage('TELEMETRY', { seq });
+      if (message?.subject.startsWith(`robots.${robot}.`)) texts.push(message.string());
+    }
+    return texts;
+  }
 
   test('a robot that was removed is out at once, and works on', async () => {
     const { site } = await another('removed');
@@ -342,4 +447,12 @@ test('faas up says what a role needs', async () => {
   expect(await refused('--control', '--host', '0.0.0.0')).toContain('--tls-cert');
   expect(await refused('--print-config')).toContain('--control or --robot');
   expect(await refused('--control', '--nats', 'nats://127.0.0.1:1')).toContain('--print-config');
+});
+
+test.skipIf(skipped)('a folder stays that of the site it was', async () => {
+  const site = await startSite({ args: ['--control', '--leaf-port', String(await freePort())] });
+  await site.process.stop();
+  const { code, stderr } = await faas(['up', '--dir', site.dir, '--port', '0']);
+  expect(code).toBe(2);
+  expect(stderr).toMatch(/is the folder of a hub \(--control\) and cannot become a site of its own.*--dir/s);
 });

@@ -1,10 +1,20 @@
 import { expect, test } from 'vitest';
-import { heartbeatOf, openPresence, type Heartbeat } from '../../../controller/broker/presence.ts';
+import {
+  heartbeatOf,
+  openPresence,
+  type Heartbeat,
+  type Sourced,
+} from '../../../controller/broker/presence.ts';
 
-const beat = (lastSeq: number, firstSeq = 1): Heartbeat => ({
+const beat = (lastSeq: number, firstSeq = 1, created = '2026-11-01T00:00:00Z'): Heartbeat => ({
   since: '2026-11-28T12:00:00.000Z',
   functions: { ready: 1, total: 2 },
-  kept: { firstSeq, lastSeq, bytes: 0 },
+  kept: { firstSeq, lastSeq, bytes: 0, created },
+});
+const newest = (seq: number, stream = 'first'): Sourced => ({
+  seq,
+  stream,
+  time: '2026-11-28T12:00:07.000Z',
 });
 
 function watched() {
@@ -30,33 +40,64 @@ test('a robot is online while it is heard, and since when is told by the clock o
 test('lag is what was kept and not got, and for how long there has been any', () => {
   const { presence, pass } = watched();
   presence.heard('r', beat(10));
-  presence.got('r', 10);
+  presence.got('r', newest(10));
   expect(presence.of('r').lag).toEqual({ messages: 0, seconds: 0 });
   pass(1_000);
   presence.heard('r', beat(15));
   pass(1_000);
   presence.heard('r', beat(20));
   expect(presence.of('r').lag).toEqual({ messages: 10, seconds: 2 });
-  presence.got('r', 20);
+  presence.got('r', newest(20));
   expect(presence.of('r').lag).toEqual({ messages: 0, seconds: 0 });
 });
 
 test('what a robot had to drop before the hub got it is counted once', () => {
   const { presence } = watched();
   presence.heard('r', beat(10));
-  presence.got('r', 10);
+  presence.got('r', newest(10));
   presence.heard('r', beat(40, 21));
   expect(presence.of('r').dropped).toBe(10);
   presence.heard('r', beat(50, 26));
   expect(presence.of('r').dropped).toBe(15);
-  presence.got('r', 50);
+  presence.got('r', newest(50));
   presence.heard('r', beat(60, 31));
   expect(presence.of('r').dropped).toBe(15);
 });
 
+test('a robot that begins its stream anew is behind by what is in the new one, and what was lost with the other is counted', () => {
+  const { presence } = watched();
+  presence.heard('r', beat(100));
+  presence.got('r', newest(90));
+  expect(presence.heard('r', beat(3, 1, '2026-11-28T12:00:00Z'))).toMatchObject({ replaced: { lost: 10 } });
+  expect(presence.of('r')).toMatchObject({ dropped: 10, lag: { messages: 3 } });
+  // The hub's newest message is still one of the stream before.
+  presence.got('r', newest(90));
+  expect(presence.of('r').lag?.messages).toBe(3);
+  presence.got('r', newest(2, 'second'));
+  expect(presence.of('r')).toMatchObject({ dropped: 10, lag: { messages: 1 } });
+  expect(presence.heard('r', beat(3, 1, '2026-11-28T12:00:00Z')).replaced).toBeUndefined();
+});
+
+test('when the hub stored the newest of a robot is known while that is away, too', () => {
+  const { presence, pass } = watched();
+  presence.heard('r', beat(1));
+  expect(presence.of('r').lastTelemetry).toBeUndefined();
+  presence.got('r', newest(1));
+  pass(60_000);
+  expect(presence.of('r')).toMatchObject({ online: false, lastTelemetry: '2026-11-28T12:00:07.000Z' });
+});
+
 test('what is no heartbeat is none', () => {
   expect(heartbeatOf(beat(1))).toEqual(beat(1));
-  for (const value of [null, 1, {}, { ...beat(1), kept: { firstSeq: 'x' } }, { ...beat(1), rttMs: 'x' }]) {
+  const wrongStream = { ...beat(1), kept: { ...beat(1).kept, created: 1 } };
+  for (const value of [
+    null,
+    1,
+    {},
+    { ...beat(1), kept: { firstSeq: 'x' } },
+    { ...beat(1), rttMs: 'x' },
+    wrongStream,
+  ]) {
     expect(heartbeatOf(value)).toBeUndefined();
   }
 });
