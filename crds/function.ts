@@ -584,10 +584,18 @@ export const FunctionSpecSchema = Type.Object(
     permissions: optional(
       Type.Object(
         {
-          publish: patterns('Subjects and topics the handler may publish on.'),
-          call: patterns('Subjects and services the handler may call.'),
+          publish: patterns(
+            'What the handler may publish on and write: NATS subjects, mqtt:TOPIC, kv:BUCKET/KEY, ros:TOPIC; wildcards as there.',
+          ),
+          call: patterns(
+            'What the handler may ask and read: NATS subjects, kv:BUCKET/KEY, ros:SERVICE; wildcards as there.',
+          ),
         },
-        { ...strict, description: 'What the handler may reach through the host. Required on robots.' },
+        {
+          ...strict,
+          description:
+            'What the handler may reach through the host. Absent: everything that is not of NATS or Atoll itself; required on robots and with NATS accounts.',
+        },
       ),
     ),
     onSuccess: destination('when an invocation nobody waits for succeeded'),

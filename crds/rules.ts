@@ -7,6 +7,17 @@
  * expression to a list macro, and give every string and list in reach a maximum.
  */
 import type { FunctionSpec, TriggerSpec } from './function.ts';
+import {
+  bucketName,
+  internalSubject,
+  internalTopic,
+  kvToken,
+  literalSubject,
+  literalTopic,
+  rosToken,
+  subjectToken,
+  topicLevel,
+} from './reserved.ts';
 import { exactBytes, triggerKinds } from './values.ts';
 
 /** `<name>`, ≤ 52 characters: it becomes a Service name, a NATS subject token and a consumer name. */
@@ -80,22 +91,30 @@ function exactlyOne(path: string, fields: readonly string[]): Rule {
   );
 }
 
-// NATS: tokens between dots. A `*` or `>` that is not a whole token is legal in NATS, but always a mistake.
-const token = '[^ \\t\\r\\n\\f.*>]+';
-const subjectFilter = `^((${token}|[*])([.](${token}|[*]))*([.]>)?|>)$`;
-const literalSubject = `^${token}([.]${token})*$`;
-// Subjects the server and Atoll speak on. A function that hears its own acknowledgements never ends.
-const internalSubject = '^(atoll|_INBOX|[$]JS|[$]SYS|[$]NRG|[$]MQTT|[$]KV[.]ATOLL_[^.]*)([.]|$)';
+const subjectFilter = `^((${subjectToken}|[*])([.](${subjectToken}|[*]))*([.]>)?|>)$`;
 const wildcardsOnly = '^([*][.])*([*]|>)$';
 const subjectMessage =
   'must be a NATS subject: tokens between single dots, no spaces, "*" only as a whole token, ">" only as the last one';
 const internalMessage =
   'must not be a subject of NATS or Atoll itself (atoll, _INBOX, $JS, $SYS, $NRG, $MQTT, $KV.ATOLL_…)';
 
-// MQTT 3.1.1 section 4.7. A level that is just "*" or ">" would be a wildcard in NATS' MQTT listener.
-const level = '([^/+#*>\\x00][^/+#\\x00]*|[*>][^/+#\\x00]+)?';
-const topicFilter = `^(#|(${level}|[+])(/(${level}|[+]))*(/#)?)$`;
-const literalTopic = `^${level}(/${level})*$`;
+const topicFilterText = `(#|(${topicLevel}|[+])(/(${topicLevel}|[+]))*(/#)?)`;
+const topicFilter = `^${topicFilterText}$`;
+
+// Permissions: what the word before the colon says; a NATS subject without one. The first token of a subject is no
+// wildcard, as "*.API.>" would hold the API of JetStream.
+const plainToken = '[^ \\t\\r\\n\\f.*>:/#+]+';
+const subjectOf = (token: string): string => `${token}([.](${token}|[*]))*([.]>)?`;
+const natsPermission = `${subjectOf(plainToken)}|nats:${subjectOf(subjectToken)}`;
+const keyFilter = `((${kvToken}|[*])([.](${kvToken}|[*]))*([.]>)?|>)`;
+const kvPermission = `kv:${bucketName}(/${keyFilter})?`;
+const rosSegment = `(${rosToken}|[*])`;
+const rosPermission = `ros:((~?/)?${rosSegment}(/${rosSegment})*(/[*][*])?|/[*][*])`;
+const permission = (...kinds: string[]): string => `^(${kinds.join('|')})$`;
+const internalPermission =
+  '^((nats:)?(atoll|_INBOX|[$]JS|[$]SYS|[$]NRG|[$]MQTT|[$]KV)([.]|$)|mqtt:(atoll|_INBOX|[$]JS|[$]SYS|[$]NRG|[$]MQTT|[$]KV)(/|$)|kv:ATOLL_)';
+const internalPermissionMessage =
+  'must not name what is of NATS or Atoll itself (atoll, _INBOX, $JS, $SYS, $NRG, $MQTT, buckets ATOLL_…); a bucket is written kv:BUCKET, not $KV';
 
 /** Cron fields as croner reads them; what passes here must pass there (a property test holds it to that). */
 const anyCase = (name: string) => [...name].map((c) => `[${c}${c.toLowerCase()}]`).join('');
@@ -278,6 +297,19 @@ export const rules: readonly Rule[] = [
   ),
   exactlyOne('spec.scaling', ['targetInFlight', 'targetCPUPercent', 'targetLag']),
 
+  matches(
+    'spec.permissions.publish[]',
+    permission(natsPermission, `mqtt:${topicFilterText}`, kvPermission, rosPermission),
+    'must be a NATS subject that begins with no wildcard (alarms.>; nats: before one that has ":", "/", "#" or "+" in it), mqtt:TOPIC, kv:BUCKET or kv:BUCKET/KEY, or ros:NAME',
+  ),
+  matchesNot('spec.permissions.publish[]', internalPermission, internalPermissionMessage),
+  matches(
+    'spec.permissions.call[]',
+    permission(natsPermission, kvPermission, rosPermission),
+    'must be a NATS subject that begins with no wildcard (lab.ask; nats: before one that has ":", "/", "#" or "+" in it), kv:BUCKET or kv:BUCKET/KEY, or ros:NAME',
+  ),
+  matchesNot('spec.permissions.call[]', internalPermission, internalPermissionMessage),
+
   ...(['onSuccess', 'onFailure'] as const).flatMap((field) => [
     exactlyOne(`spec.${field}`, ['nats', 'mqtt']),
     matches(
@@ -293,8 +325,8 @@ export const rules: readonly Rule[] = [
     ),
     matchesNot(
       `spec.${field}.mqtt.topic`,
-      '^(atoll|_INBOX|[$]SYS)(/|$)',
-      "must not begin with the level atoll, _INBOX or $SYS, which are Atoll's and the broker's own",
+      internalTopic,
+      "must not begin with atoll, _INBOX, $JS, $SYS, $NRG, $MQTT or $KV/ATOLL_…, which are Atoll's and the broker's own",
     ),
   ]),
 ];

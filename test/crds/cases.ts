@@ -166,6 +166,21 @@ export const good: Case[] = [
       onFailure: { mqtt: { topic: 'failed/a' } },
     },
   },
+  { what: 'permissions that allow nothing', spec: { permissions: {} } },
+  {
+    what: 'permissions of every kind',
+    spec: {
+      permissions: {
+        publish: [
+          ...['alarms.>', 'a.*.c', '$aws.things.r1', '$SRV.PING', 'nats:a/b:c.>', 'robots.r1.kept.>'],
+          ...['mqtt:fleet/+/state', 'mqtt:#', 'mqtt:$aws/things/r1', 'mqtt:a b/c'],
+          ...['kv:settings', 'kv:settings/robots.*', 'kv:s-1_B/>', 'kv:s/a/b=.c'],
+          ...['ros:/cmd_vel', 'ros:cmd_vel', 'ros:~/state', 'ros:/*/cmd_vel', 'ros:/robot1/**', 'ros:/**'],
+        ],
+        call: ['lab.ask', 'kv:settings', 'ros:/reset', 'nats:a+b'],
+      },
+    },
+  },
   { what: 'sixteen triggers', spec: { triggers: Array.from({ length: 16 }, (_, i) => natsNamed(`t${i}`)) } },
 ];
 
@@ -607,6 +622,63 @@ export const bad: BadCase[] = [
     path: 'spec.pod.resources.limits.cpu',
     says: 'an integer or a string',
   },
+  ...(['publish', 'call'] as const).flatMap((list) => [
+    ...[
+      ...[
+        '>',
+        '*.a',
+        '*',
+        'a..b',
+        'a b',
+        'a.>.b',
+        'fleet/#',
+        'a/b',
+        'a:b',
+        'http:a',
+        'nats:',
+        'nats:>',
+        'nats:*.API.>',
+      ],
+      ...[
+        'kv:',
+        'kv:a.b',
+        'kv:*',
+        'kv:a/',
+        'kv:a/b..c',
+        'ros:',
+        'ros:/',
+        'ros:/a/**/b',
+        'ros:/1a',
+        'ros:a b',
+      ],
+      ...(list === 'publish' ? ['mqtt:a/#/b', 'mqtt:a+'] : ['mqtt:a']),
+    ].map((entry) => ({
+      what: `permission to ${list} ${entry}`,
+      spec: { permissions: { [list]: [entry] } },
+      path: `spec.permissions.${list}[0]`,
+      says: 'must be a NATS subject that begins with no wildcard',
+    })),
+    ...[
+      ...[
+        'atoll.>',
+        'atoll',
+        '$JS.API.>',
+        '$SYS.>',
+        '$KV.settings.>',
+        '_INBOX.>',
+        '$MQTT.>',
+        '$NRG.a',
+        'nats:$JS.a:b',
+      ],
+      ...['kv:ATOLL_STATE', 'kv:ATOLL_ROBOTS/a'],
+      ...(list === 'publish' ? ['mqtt:atoll/#', 'mqtt:$JS/API', 'mqtt:$KV/#'] : []),
+    ].map((entry) => ({
+      what: `permission to ${list} ${entry}`,
+      spec: { permissions: { [list]: [entry] } },
+      path: `spec.permissions.${list}[0]`,
+      says: 'of NATS or Atoll itself',
+    })),
+  ]),
   ...(['onSuccess', 'onFailure'] as const).flatMap((field) => [
     {
       what: `an empty ${field}`,
@@ -632,12 +704,12 @@ export const bad: BadCase[] = [
       path: `spec.${field}.mqtt.topic`,
       says: 'without "+" and "#"',
     })),
-    {
-      what: `${field} to a topic of ours`,
-      spec: { [field]: { mqtt: { topic: 'atoll/x' } } },
+    ...['atoll/x', '$SYS/x', '$JS/API/STREAM/DELETE/X', '$KV/ATOLL_STATE/x', '$MQTT/x'].map((topic) => ({
+      what: `${field} to topic ${topic}, which is not a function's`,
+      spec: { [field]: { mqtt: { topic } } },
       path: `spec.${field}.mqtt.topic`,
       says: "the broker's own",
-    },
+    })),
   ]),
 ];
 
