@@ -21,6 +21,8 @@ export interface RuntimeConfig {
   readonly nats?: NatsSettings;
   readonly mqtt?: MqttSettings;
   readonly s3?: S3Settings;
+  /** `required`: what spec.permissions does not name is refused to handlers, also where a function has none. */
+  readonly permissions?: 'required';
   /**
    * ms from the signal until the host no longer answers over HTTP, for callers that do not know yet that it ends. No
    * trigger takes an event meanwhile. Absent: 0.

@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { headers as natsHeaders } from '@nats-io/transport-node';
 import type { DestinationSpec, Encoding } from '../crds/function.ts';
-import { openMqttLink, type MqttLink } from './clients/mqtt.ts';
+import { openMqttLink, type MqttLink, type QoS } from './clients/mqtt.ts';
 import type { NatsLink } from './clients/nats.ts';
 import type { MqttSettings } from './config.ts';
 import { AtollError, type Fault } from './errors.ts';
@@ -19,8 +19,16 @@ import type { FunctionRef } from './triggers/trigger.ts';
 const connectWaitMs = 5_000;
 
 export interface MqttPublisher {
-  /** QoS 1: resolves when the broker has it. `hops` gets lost where the broker speaks MQTT 3.1.1 only. */
-  publish(topic: string, data: Uint8Array, hops: number): Promise<void>;
+  /**
+   * QoS 1 by default: resolves when the broker has it. `hops` gets lost where the broker speaks MQTT 3.1.1 only. Rejects
+   * with MqttUnavailable.
+   */
+  publish(
+    topic: string,
+    data: Uint8Array,
+    hops: number,
+    options?: { readonly qos?: QoS; readonly retain?: boolean },
+  ): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -36,7 +44,7 @@ export function openMqttPublisher(
 ): MqttPublisher {
   let link: MqttLink | undefined;
   return {
-    async publish(topic, data, hops) {
+    async publish(topic, data, hops, { qos = 1, retain = false } = {}) {
       link ??= openMqttLink(settings, {
         clientId: `atoll-${options.site}-destinations-${randomUUID()}`,
         session: 'clean',
@@ -45,7 +53,7 @@ export function openMqttPublisher(
         log: options.log,
       });
       if (!link.state.connected) await connected(link);
-      await link.publish(topic, data, { qos: 1, userProperties: { [hopsHeader]: String(hops) } });
+      await link.publish(topic, data, { qos, retain, userProperties: { [hopsHeader]: String(hops) } });
     },
     close: async () => link?.close(),
   };

@@ -137,12 +137,17 @@ export const errorCodes = {
   StreamNotFound: {
     whose: 'yours',
     retryable: true,
-    text: 'The stream of a jetstream trigger does not exist.',
+    text: 'The stream of a jetstream trigger does not exist, or no stream takes the subject of a message with a msgId.',
   },
   MqttUnavailable: {
     whose: 'ours',
     retryable: true,
     text: 'The MQTT broker cannot be reached; the connection is tried again for ever.',
+  },
+  RosNotInstalled: {
+    whose: 'ours',
+    retryable: true,
+    text: 'There is no ROS 2 that the site could use: none was sourced when "faas up" was started, or rclnodejs is missing or was built for another one. The message says what to install. Clusters have no ROS.',
   },
   SubscriptionRefused: {
     whose: 'ours',
@@ -213,6 +218,32 @@ export const errorCodes = {
     whose: 'yours',
     retryable: false,
     text: 'spec.permissions, or a reserved name, forbids this call.',
+  },
+  // Calls of handlers (docs/reference/calls.md)
+  OutsideInvocation: {
+    whose: 'yours',
+    retryable: false,
+    text: 'nats, mqtt, kv and ros of atoll work while an invocation runs; this call was made while the module was imported, by a timer from there, or after its invocation had ended.',
+  },
+  NoResponders: {
+    whose: 'yours',
+    retryable: true,
+    text: 'Nobody listens on the subject or serves the service that was called.',
+  },
+  RequestTimeout: {
+    whose: 'yours',
+    retryable: true,
+    text: 'No answer came within timeoutMs, or before the deadline of the invocation.',
+  },
+  WrongRevision: {
+    whose: 'yours',
+    retryable: true,
+    text: 'The key was changed since it had the revision that update or delete gave, or is there already (create): get it again.',
+  },
+  BucketNotFound: {
+    whose: 'yours',
+    retryable: true,
+    text: 'The key-value bucket does not exist; Atoll does not create it ("nats kv add NAME").',
   },
   // Sites and stores
   InvalidObject: {

@@ -5,6 +5,7 @@
 import { readFile } from 'node:fs/promises';
 import type { FunctionSpec, TriggerSpec } from '../crds/function.ts';
 import { memoryBytes, sourceOf } from '../crds/values.ts';
+import { openCalls, type CallParts } from './calls/calls.ts';
 import type { NatsLink } from './clients/nats.ts';
 import { drainGraceMs, type FunctionConfig, type HostFunctionStatus, type MqttSettings } from './config.ts';
 import type { DeadLetters } from './dead-letters.ts';
@@ -40,6 +41,7 @@ export interface FunctionParts {
   readonly inbox?: Inbox;
   readonly deadLetters?: DeadLetters;
   readonly destinations: DestinationParts;
+  readonly calls: CallParts;
   readonly server: Server;
   readonly metrics: FunctionMetrics;
   readonly log: Log;
@@ -125,6 +127,11 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
       else unstored.set(trigger, why);
       publish();
     },
+  });
+  const calls = openCalls({
+    parts: parts.calls,
+    permissions: () => (running?.config ?? wanted).spec.permissions,
+    counted: (kind, outcome) => parts.metrics.called(kind, outcome),
   });
   const opened = new Map<string, OpenTriggerEntry>();
   /** Triggers whose dead letters cannot be stored, and why: they go on, and say it. */
@@ -273,6 +280,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
       processes: spec.processes,
       spareProcesses: spec.spareProcesses,
       log: (record) => write(record.source === 'platform' ? log : handlerLog, record),
+      calls,
       metrics: {
         restarted: (reason) => parts.metrics.restarted(reason),
         memory: (bytes) => parts.metrics.memory(bytes),

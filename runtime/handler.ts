@@ -1,7 +1,21 @@
 /**
- * What `import … from 'atoll'` gives a handler. Shipped as it is, so it imports nothing of Atoll.
- * Shapes are AWS's own where AWS has the source; docs/reference/lambda.md says what is ours.
+ * What `import … from 'atoll'` gives a handler. Shipped as it is with handler-calls.ts, so it imports nothing else of
+ * Atoll. Shapes are AWS's own where AWS has the source; docs/reference/lambda.md says what is ours.
  */
+
+export { CallError, kv, mqtt, nats, ros } from './handler-calls.ts';
+export type {
+  KvBucket,
+  KvEntry,
+  Mqtt,
+  MqttPublishOptions,
+  Nats,
+  NatsReply,
+  Payload,
+  PublishOptions,
+  RequestOptions,
+  Ros,
+} from './handler-calls.ts';
 
 export type Handler<Event = unknown, Result = unknown> = (
   event: Event,

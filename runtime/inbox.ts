@@ -42,6 +42,9 @@ export const maxHeaderBytes = 65_535;
 /** JetStream's numbers for what it refuses for good or for now. */
 const apiCodes = { messageTooLarge: 10054, headersTooLarge: 10097, limitReached: 10077 };
 
+const storedNow = { duplicate: false };
+const storedBefore = { duplicate: true };
+
 export function openInbox(link: NatsLink, options: { site: string; log: Log }): Inbox {
   const { site, log } = options;
   const listeners = new Set<(ready: boolean) => void>();
@@ -114,7 +117,7 @@ export function openInbox(link: NatsLink, options: { site: string; log: Log }): 
       const nc = link.current();
       if (!nc) throw new AtollError('InboxUnavailable', `the inbox cannot be reached: ${link.state.message}`);
       try {
-        return await store(nc, subject, carried, id);
+        return (await store(nc, subject, carried, id)).duplicate ? storedBefore : storedNow;
       } catch (error) {
         const mapped = putFailure(error, target, event);
         if (mapped.code === 'InboxUnavailable' && link.current() === nc) {

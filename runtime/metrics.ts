@@ -1,6 +1,8 @@
 /** What a host measures, as Prometheus reads it. Names and labels: CONTRACTS 1; never a subject, topic or id as a label. */
 import { Counter, Gauge, Registry } from 'prom-client';
+import type { CallOutcome } from './calls/calls.ts';
 import type { DeadLetterReason, Outcome } from './event.ts';
+import type { CallKind } from './handler-calls.ts';
 import { openHistogram, type Observed } from './histogram.ts';
 
 /** Seconds. Fine near a millisecond, where handlers on a robot live; the last is Lambda's longest timeout. */
@@ -51,6 +53,7 @@ export interface FunctionMetrics {
   deadLetterUnstored(trigger: string): void;
   connected(trigger: string, up: boolean): void;
   cutOff(trigger: string): void;
+  called(kind: CallKind, outcome: CallOutcome): void;
   restarted(reason: string): void;
   memory(bytes: number): void;
   lagOf(trigger: string, lag: () => Promise<number>): void;
@@ -158,6 +161,12 @@ export function openMetrics(): Metrics {
       );
     },
   });
+  const calls = new Counter({
+    name: 'atoll_calls_total',
+    help: 'What handlers asked of their host, by what and how it ended: done, refused, failed',
+    labelNames: [...name, 'kind', 'outcome'],
+    registers,
+  });
   const restarts = new Counter({
     name: 'atoll_process_restarts_total',
     help: 'Handler processes replaced, by reason: timeout, crash, memory',
@@ -210,6 +219,7 @@ export function openMetrics(): Metrics {
           connected.labels(namespace, fn, trigger).set(up ? 1 : 0);
         },
         cutOff: (trigger) => cutOffs.labels(namespace, fn, trigger).inc(),
+        called: (kind, outcome) => calls.labels(namespace, fn, kind, outcome).inc(),
         restarted: (reason) => restarts.labels(namespace, fn, reason).inc(),
         memory: (bytes) => memory.labels(namespace, fn).set(bytes),
         lagOf: (trigger, lag) =>

@@ -17,12 +17,23 @@ export interface Publisher {
 
 export interface Stored {
   readonly duplicate: boolean;
+  /** The message's sequence in the stream; in a key-value bucket the revision. */
+  readonly seq: number;
 }
 
+/** Becomes what `Stored` promises. */
 interface Answer {
   readonly stream?: string;
-  readonly duplicate?: boolean;
+  readonly seq: number;
+  duplicate?: boolean;
   readonly error?: ApiError;
+}
+
+/** Nobody answered at all. */
+export class NoStreamError extends Error {
+  constructor(subject: string) {
+    super(`no stream takes ${subject}, or there is no JetStream`);
+  }
 }
 
 interface Pending {
@@ -35,8 +46,6 @@ interface Pending {
 
 const tickMs = 250;
 const noResponders = 503;
-const stored: Stored = { duplicate: false };
-const storedBefore: Stored = { duplicate: true };
 
 /** For as long as the connection lives; `inboxPrefix` is where its user may receive. */
 export function openPublisher(
@@ -55,7 +64,7 @@ export function openPublisher(
     if (!one) return;
     pending.delete(token);
     if (message.data.length === 0 && message.headers?.code === noResponders) {
-      return one.reject(new Error(`no stream takes ${one.subject}, or there is no JetStream`));
+      return one.reject(new NoStreamError(one.subject));
     }
     let answer: Answer;
     try {
@@ -65,7 +74,10 @@ export function openPublisher(
     }
     if (answer.error) one.reject(new JetStreamApiError(answer.error));
     else if (!answer.stream) one.reject(new Error(`the answer for ${one.subject} names no stream`));
-    else one.resolve(answer.duplicate === true ? storedBefore : stored);
+    else {
+      answer.duplicate ??= false;
+      one.resolve(answer as Stored);
+    }
   }
 
   function tick(): void {

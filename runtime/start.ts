@@ -1,9 +1,12 @@
 /** Composes a host from its config: connections, server, and one RunningFunction for each entry of the list. */
 import { setTimeout as pause } from 'node:timers/promises';
 import { drainGraceMs, readRuntimeConfig, type FunctionConfig, type RuntimeConfig } from './config.ts';
+import type { CallParts } from './calls/calls.ts';
+import { openKvCalls } from './calls/kv.ts';
+import { openNatsCalls } from './calls/nats.ts';
 import { openNats } from './clients/nats.ts';
 import { openDeadLetters } from './dead-letters.ts';
-import { openMqttPublisher } from './destinations.ts';
+import { openMqttPublisher, type DestinationParts } from './destinations.ts';
 import { openFunction, type RunningFunction } from './function.ts';
 import { openHealth } from './health.ts';
 import { openInbox } from './inbox.ts';
@@ -30,6 +33,7 @@ export async function startHost(configPath: string, log: Log): Promise<Host> {
   const connections = connect(config, log);
   const mqtt = config.mqtt && openMqttPublisher(config.mqtt, { site: config.site, log });
   const destinations = { ...(connections.nats && { nats: connections.nats }), ...(mqtt && { mqtt }) };
+  const calls = callParts(config, destinations);
   const packages = openPackages({
     cache: config.packages.cache,
     ...(config.packageFolder !== undefined && { folder: config.packageFolder }),
@@ -75,6 +79,7 @@ export async function startHost(configPath: string, log: Log): Promise<Host> {
       ...connections,
       ...(config.mqtt && { mqtt: config.mqtt }),
       destinations,
+      calls,
       server,
       metrics: metrics.of(one.namespace, one.name),
       log,
@@ -116,6 +121,16 @@ export async function startHost(configPath: string, log: Log): Promise<Host> {
       await server.close(Date.now() + drainGraceMs);
       await Promise.all([mqtt?.close(), connections.nats?.close()]);
     },
+  };
+}
+
+/** What handlers may use is what the host has already. */
+function callParts({ permissions }: RuntimeConfig, { nats: link, mqtt }: DestinationParts): CallParts {
+  const nats = link && openNatsCalls(link);
+  return {
+    ...(nats && { nats, kv: openKvCalls(nats) }),
+    ...(mqtt && { mqtt }),
+    permissionsRequired: permissions === 'required',
   };
 }
 

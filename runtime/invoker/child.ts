@@ -6,6 +6,7 @@ import { writeSync } from 'node:fs';
 import { flushCompileCache, registerHooks } from 'node:module';
 import { Socket } from 'node:net';
 import { provideAwsLambda } from './aws-lambda.ts';
+import { openCallWindow, provideCalls } from './call-window.ts';
 import { callWithCallback, takesCallbacks } from './callback.ts';
 import { captureConsole } from './console.ts';
 import { abort, factsOf, HandlerContext, type FunctionFacts } from './handler-context.ts';
@@ -20,7 +21,9 @@ import {
   frameType,
   jsonObject,
   protocolVersion,
+  readCallResult,
   readInvoke,
+  writeCall,
   writeChunk,
   writeJson,
   writeLog,
@@ -42,6 +45,13 @@ const framesAtOnce = 16;
 const writer = new FrameWriter();
 const running = new Map<number, HandlerContext>();
 const streams = new Map<number, ResponseStream>();
+const calls = openCallWindow({
+  send(id, number, call) {
+    writeCall(writer, id, number, call);
+    schedule();
+  },
+  runs: (id) => running.has(id),
+});
 const untilEmpty = new Set<() => void>();
 let userFunction: UserFunction;
 let facts: FunctionFacts;
@@ -98,7 +108,10 @@ function onFrame(type: number, id: number, payload: FrameReader): void {
   if (type === frameType.invoke) invoke(id, readInvoke(payload));
   else if (type === frameType.cancel) cancel(id, payload.restText());
   else if (type === frameType.chunk) streams.get(id)?.taken(payload.u32());
-  else if (type === frameType.init) void init(jsonObject(payload.restText()) as unknown as Init);
+  else if (type === frameType.callResult) {
+    const { number, answer } = readCallResult(payload);
+    calls.answered(number, answer);
+  } else if (type === frameType.init) void init(jsonObject(payload.restText()) as unknown as Init);
 }
 
 async function init(init: Init): Promise<void> {
@@ -116,6 +129,7 @@ async function init(init: Init): Promise<void> {
     flush(true);
   });
   provideAwsLambda();
+  provideCalls();
   const own = import.meta.url;
   const atoll = new URL(`../handler${own.slice(own.lastIndexOf('.'))}`, own).href;
   registerHooks({
@@ -145,11 +159,11 @@ function invoke(id: number, call: Call): void {
   } catch (error) {
     return sendFault(id, { ...thrownFault(error), stack: [], retryable: false });
   }
-  const context = new HandlerContext(facts, call);
+  const context = new HandlerContext(facts, call, id, calls);
   running.set(id, context);
   if (isStreaming(userFunction)) return invokeStreaming(id, call, event, context);
   try {
-    const returned = runAs(call, () => {
+    const returned = runAs(call, context, () => {
       if (oneAtATime) traceInEnvironment();
       return callbacks
         ? callWithCallback(userFunction, event, context, onEmptyLoop)
@@ -187,13 +201,13 @@ function invokeStreaming(id: number, call: Call, event: unknown, context: Handle
       : undefined,
   );
   streams.set(id, stream);
-  void runAs(call, () => {
+  void runAs(call, context, () => {
     if (oneAtATime) traceInEnvironment();
     return runStreaming(userFunction, event, stream, context);
   })
     .then(
       () => {
-        if (!running.delete(id)) return;
+        if (!endRunning(id)) return;
         writeResult(writer, id, { encoding: 'binary', ...result() });
         schedule();
       },
@@ -228,15 +242,21 @@ function sendResult(id: number, value: unknown): void {
     });
   }
   // A second settlement of a strange thenable, and what comes after a fault, has no one to go to.
-  if (!running.delete(id)) return;
+  if (!endRunning(id)) return;
   // A copy: the handler may write into its buffer again before it is sent.
   const data = typeof result.data === 'string' ? result.data : Buffer.from(result.data);
   writeResult(writer, id, { encoding: result.encoding, data });
   schedule();
 }
 
+/** False: it had ended already. */
+function endRunning(id: number): boolean {
+  calls.ended(id);
+  return running.delete(id);
+}
+
 function sendFault(id: number, fault: ThrownFault): void {
-  running.delete(id);
+  endRunning(id);
   writeJson(writer, frameType.fault, id, fault);
   schedule();
 }

@@ -1,6 +1,7 @@
 /** The handler's second argument: Lambda's context, `signal` and `trigger`. */
 import type { ClientContext, Context, TriggerInfo } from '../handler.ts';
 import type { TriggerEvent } from '../event.ts';
+import type { CallWindow } from './call-window.ts';
 import { monotonicMs } from './clock.ts';
 import type { Call, Init } from './protocol.ts';
 
@@ -53,12 +54,15 @@ export class HandlerContext implements Context {
   readonly getRemainingTimeInMillis: () => number;
   readonly [invocation]: {
     readonly event: TriggerEvent;
+    readonly id: number;
+    readonly calls: CallWindow;
     controller: AbortController | undefined;
     aborted: Error | undefined;
     trigger: TriggerInfo | undefined;
   };
 
-  constructor(facts: FunctionFacts, call: Call) {
+  /** `id` is the invocation's, in `calls`, which take what the handler asks of its host. */
+  constructor(facts: FunctionFacts, call: Call, id: number, calls: CallWindow) {
     const event = call.events[0]!;
     const { deadlineMs } = call;
     this.functionName = facts.functionName;
@@ -71,7 +75,7 @@ export class HandlerContext implements Context {
     this.awsRequestId = call.requestId;
     this.clientContext = event.kind === 'invoke' ? clientContextOf(event) : undefined;
     this.getRemainingTimeInMillis = () => Math.max(0, Math.floor(deadlineMs - monotonicMs()));
-    this[invocation] = { event, controller: undefined, aborted: undefined, trigger: undefined };
+    this[invocation] = { event, id, calls, controller: undefined, aborted: undefined, trigger: undefined };
   }
 
   /** Made when asked for: most handlers never look. */
@@ -94,6 +98,12 @@ export function abort(context: HandlerContext, reason: Error): void {
   const state = context[invocation];
   state.aborted ??= reason;
   state.controller?.abort(state.aborted);
+  state.calls.abort(state.id, state.aborted);
+}
+
+/** The invocation's number, where its calls go, and why it was aborted. */
+export function callsOf(context: HandlerContext): { id: number; calls: CallWindow; aborted?: Error } {
+  return context[invocation] as { id: number; calls: CallWindow; aborted?: Error };
 }
 
 function triggerInfo(event: TriggerEvent): TriggerInfo {

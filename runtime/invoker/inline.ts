@@ -5,8 +5,10 @@
 import { randomUUID } from 'node:crypto';
 import { registerHooks } from 'node:module';
 import type { Outcome } from '../event.ts';
+import { noCalls, type Caller } from '../calls/calls.ts';
 import { AtollError, errorCodes, type Code, type Fault } from '../errors.ts';
 import { provideAwsLambda } from './aws-lambda.ts';
+import { openCallWindow, provideCalls } from './call-window.ts';
 import { monotonicMs } from './clock.ts';
 import { callWithCallback, takesCallbacks } from './callback.ts';
 import { captureConsole } from './console.ts';
@@ -18,7 +20,7 @@ import { currentRequestId, runAs } from './invoke-store.ts';
 import type { Invocation, Invoker, InvokerState } from './invoker.ts';
 import { isBelow, logControls } from './log-controls.ts';
 import { readLogLine } from './log-line.ts';
-import type { PoolOptions } from './pool.ts';
+import { callerOf, type PoolOptions } from './pool.ts';
 import type { Call } from './protocol.ts';
 import { isStreaming, openResponseStream, runStreaming } from './response-stream.ts';
 import { Tail } from './tail.ts';
@@ -37,6 +39,15 @@ export function openInline(options: PoolOptions): Invoker {
   const tails = new Map<string, Tail>();
   const queue: (() => void)[] = [];
   const running = new Set<{ giveBack(): void; done: Promise<unknown> }>();
+  const callers = new Map<number, Caller>();
+  const host = options.calls ?? noCalls;
+  const calls = openCallWindow({
+    send(id, number, call) {
+      void host.make(call, callers.get(id)!).then((answer) => calls.answered(number, answer));
+    },
+    runs: (id) => callers.has(id),
+  });
+  let lastId = 0;
   const undo: (() => void)[] = [];
   let state: InvokerState = { ready: false, reason: 'Starting', message: 'importing the handler' };
   let userFunction: UserFunction;
@@ -81,6 +92,7 @@ export function openInline(options: PoolOptions): Invoker {
       }),
     );
     provideAwsLambda();
+    undo.push(provideCalls());
     const own = import.meta.url;
     const atoll = new URL(`../handler${own.slice(own.lastIndexOf('.'))}`, own).href;
     const hooks = registerHooks({
@@ -117,7 +129,10 @@ export function openInline(options: PoolOptions): Invoker {
     const cold = !used;
     used = true;
     const begun = monotonicMs();
-    const context = new HandlerContext(facts, call);
+    const id = (lastId += 1);
+    const away = new AbortController();
+    callers.set(id, callerOf(invocation, deadlineMs, away.signal));
+    const context = new HandlerContext(facts, call, id, calls);
     const response = isStreaming(userFunction)
       ? openResponseStream(
           userFunction,
@@ -134,6 +149,7 @@ export function openInline(options: PoolOptions): Invoker {
     const cancel = (reason: string) => {
       const error = new Error(reason);
       abort(context, error);
+      away.abort(error);
       response?.stream.destroy(error);
     };
     const onAbort = () => cancel('the caller went away');
@@ -151,7 +167,7 @@ export function openInline(options: PoolOptions): Invoker {
       },
       Math.ceil(deadlineMs - begun) + 1,
     );
-    void runAs(call, async (): Promise<Ending> => {
+    void runAs(call, context, async (): Promise<Ending> => {
       try {
         const event = batch ? batchEvent(call.events, region) : handlerEvent(first);
         if (response) {
@@ -176,6 +192,8 @@ export function openInline(options: PoolOptions): Invoker {
     };
     running.add(entry);
     const ending = await over.promise;
+    calls.ended(id);
+    callers.delete(id);
     clearTimeout(timer);
     invocation.signal?.removeEventListener('abort', onAbort);
     running.delete(entry);

@@ -4,6 +4,7 @@
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { hopsHeader, hopsOf, nextTraceId } from '../lineage.ts';
+import type { HandlerContext } from './handler-context.ts';
 import type { Call } from './protocol.ts';
 
 type Store = Record<string | symbol, unknown>;
@@ -31,15 +32,22 @@ const carried = [
 class Invocation {
   [key: string | symbol]: unknown;
   readonly #call: Call;
+  readonly #context: HandlerContext;
   #traceId: string | undefined;
 
-  constructor(call: Call) {
+  constructor(call: Call, context: HandlerContext) {
     this.#call = call;
+    this.#context = context;
     this[protectedKeys.REQUEST_ID] = call.requestId;
   }
 
   get [protectedKeys.X_RAY_TRACE_ID](): string {
     return (this.#traceId ??= nextTraceId(headersOf(this.#call)));
+  }
+
+  /** Out of reach of who has the store. */
+  static contextOf(store: Store | undefined): HandlerContext | undefined {
+    return store !== undefined && #context in store ? store.#context : undefined;
   }
 }
 
@@ -52,8 +60,8 @@ function headersOf({ batch, events }: Call): Readonly<Record<string, string>> {
 }
 
 /** Runs `invocation` and all that it starts under the call's request id. */
-export function runAs<T>(call: Call, invocation: () => T): T {
-  const store: Store = new Invocation(call);
+export function runAs<T>(call: Call, context: HandlerContext, invocation: () => T): T {
+  const store: Store = new Invocation(call, context);
   if (!call.batch) {
     const { headers } = call.events[0]!;
     for (const [header, key] of carried) {
@@ -77,6 +85,9 @@ export function currentRequestId(): string {
   const id = invocations.getStore()?.[protectedKeys.REQUEST_ID];
   return typeof id === 'string' ? id : '';
 }
+
+/** Undefined outside of an invocation. */
+export const currentContext = (): HandlerContext | undefined => Invocation.contextOf(invocations.getStore());
 
 export const invokeStore = {
   run: <T>(context: Store, callback: () => T): T => invocations.run(context, callback),

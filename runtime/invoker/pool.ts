@@ -2,8 +2,10 @@
 import { randomUUID } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import type { FunctionSpec } from '../../crds/function.ts';
+import { noCalls, type Caller, type Calls } from '../calls/calls.ts';
 import type { InvocationReport, Outcome } from '../event.ts';
 import { AtollError, errorCodes, type Code, type Fault } from '../errors.ts';
+import { hopsOf } from '../lineage.ts';
 import type { LogRecord } from '../log.ts';
 import { monotonicMs } from './clock.ts';
 import { Deadlines, type Deadline } from './deadlines.ts';
@@ -67,6 +69,8 @@ export interface PoolOptions {
   readonly graceMs?: number;
   /** Handler, stdout, stderr and platform records; the report of each invocation is in its Outcome. */
   log(record: LogRecord): void;
+  /** What handlers reach through the host; absent: nothing. */
+  readonly calls?: Calls;
   readonly metrics?: {
     /** timeout | crash | memory */
     restarted?(reason: string): void;
@@ -92,6 +96,10 @@ interface Run extends Deadline {
   id: number;
   /** Bytes of its streamed response that nobody has read yet. */
   unread: number;
+  /** Made when it first calls something. */
+  caller: Caller | undefined;
+  /** Ends what it waits for. */
+  away: AbortController | undefined;
   onAbort: (() => void) | undefined;
   /** It timed out, and whether its process still answers is not known yet. */
   expiredMs: number;
@@ -121,7 +129,7 @@ const drained: Fault = {
 };
 
 export function openPool(options: PoolOptions): Invoker {
-  const { log, metrics, concurrency } = options;
+  const { log, metrics, concurrency, calls = noCalls } = options;
   const { namespace, name } = options.function;
   const functionVersion = options.version.slice(0, 12);
   const memoryMiB = Math.floor(options.memoryBytes / mebibyte);
@@ -202,6 +210,8 @@ export function openPool(options: PoolOptions): Invoker {
         worker: undefined,
         id: 0,
         unread: 0,
+        caller: undefined,
+        away: undefined,
         onAbort: undefined,
         expiredMs: 0,
         before: undefined,
@@ -253,7 +263,10 @@ export function openPool(options: PoolOptions): Invoker {
     run.id = worker.start(run, run.call);
     const { signal } = run.invocation;
     if (signal !== undefined) {
-      run.onAbort = () => worker.cancel(run.id, 'the caller went away');
+      run.onAbort = () => {
+        worker.cancel(run.id, 'the caller went away');
+        run.away?.abort();
+      };
       if (signal.aborted) run.onAbort();
       else signal.addEventListener('abort', run.onAbort, { once: true });
     }
@@ -276,6 +289,8 @@ export function openPool(options: PoolOptions): Invoker {
   function settleRun(run: Run, core: OutcomeCore): void {
     deadlines.remove(run);
     if (run.onAbort !== undefined) run.invocation.signal?.removeEventListener('abort', run.onAbort);
+    // What a handler sent off and did not wait for still goes out, unless it was cut off itself.
+    if (run.away !== undefined && core.kind !== 'returned' && core.kind !== 'threw') run.away.abort();
     const report = reportOf(run);
     if ('fault' in core && core.kind !== 'returnedUnrun') {
       logFault(run, core.fault, 'suspects' in core && mayRunAgain(run.invocation, core.suspects ?? 0));
@@ -314,6 +329,7 @@ export function openPool(options: PoolOptions): Invoker {
     }
     const place = worker.place!;
     run.expiredMs = monotonicMs();
+    run.away?.abort();
     worker.runs.delete(run.id);
     worker.cancel(run.id, `the invocation took longer than ${options.timeoutMs} ms`);
     place.hung = true;
@@ -388,6 +404,13 @@ export function openPool(options: PoolOptions): Invoker {
         },
         (error: unknown) => worker.cancel(run.id, (error as Error).message),
       );
+    },
+    call(_worker: PoolWorker, run, call) {
+      if (run.caller === undefined) {
+        run.away = new AbortController();
+        run.caller = callerOf(run.invocation, run.deadlineMs, run.away.signal);
+      }
+      return calls.make(call, run.caller);
     },
     log(worker: PoolWorker, frame) {
       write(worker, frame);
@@ -751,6 +774,11 @@ const neighbourKilled: Fault = {
   message:
     'another invocation in the same process timed out and the process was killed; the event was handed back',
 };
+
+export function callerOf({ events }: Invocation, deadlineMs: number, signal: AbortSignal): Caller {
+  const hops = events.reduce((most, { headers }) => Math.max(most, hopsOf(headers)), 0);
+  return { hops, deadlineMs, signal };
+}
 
 function payloadBytes(invocation: Invocation): number {
   let bytes = 0;

@@ -6,6 +6,7 @@
 import type { Result, SourceKind, TriggerEvent } from '../event.ts';
 import type { Encoding } from '../../crds/function.ts';
 import type { Fault } from '../errors.ts';
+import type { CallAnswer, CallKind, HandlerCall } from '../handler-calls.ts';
 import { levels, type Level } from './log-controls.ts';
 
 export const protocolVersion = 1;
@@ -18,8 +19,16 @@ export const streamWindowBytes = 256 * 1024;
 export const maxChunkBytes = 64 * 1024;
 
 /**
+ * What a handler process may have asked of its host without an answer: so many calls, and so many bytes of them, but one
+ * call in any case. Its side waits at this window, the host's holds it to that.
+ */
+export const callWindow = { calls: 256, bytes: 16 * 1024 * 1024 } as const;
+/** Of one call with all that belongs to it; the frame needs some more. */
+export const maxCallBytes = 15 * 1024 * 1024;
+
+/**
  * `chunk` goes both ways: part of a streamed response, and how many of its bytes were read. `stats`
- * answers `cancel`: the event loop turns. `call` and `callResult` are reserved: no side sends them yet.
+ * answers `cancel`: the event loop turns. `call` is what a handler asks of its host, `callResult` the answer.
  */
 export const frameType = {
   hello: 1,
@@ -481,6 +490,72 @@ export function readLog(payload: FrameReader): LogFrame {
   if (level === undefined || !(Math.abs(timeMs) < 8.64e15)) throw new ProtocolError('not a log frame');
   if (fields === '') return { level, timeMs, requestId, message };
   return { level, timeMs, requestId, message, fields: jsonObject(fields) };
+}
+
+/** By their place in this list: new ones go to its end. */
+const callKinds: readonly CallKind[] = [
+  'nats.publish',
+  'nats.request',
+  'mqtt.publish',
+  'kv.get',
+  'kv.put',
+  'kv.create',
+  'kv.update',
+  'kv.delete',
+  'ros.call',
+  'ros.publish',
+  'ros.definition',
+];
+const answerTags = { done: 0, failed: 1, failedForGood: 2 } as const;
+
+/** What a call takes of the window; the same on both sides. */
+export const bytesOfCall = ({ target, detail, data }: HandlerCall): number =>
+  target.length + detail.length + data.length;
+
+/** `number` is unique in the process. `data` must not change until it is sent. */
+export function writeCall(writer: FrameWriter, id: number, number: number, call: HandlerCall): void {
+  writer
+    .begin(frameType.call, id)
+    .u32(number)
+    .u8(callKinds.indexOf(call.kind))
+    .string(call.target)
+    .string(call.detail)
+    .raw(call.data)
+    .end();
+}
+
+/** `data` is a view into the frame. */
+export function readCall(payload: FrameReader): { number: number; call: HandlerCall } {
+  const number = payload.u32();
+  const kind = callKinds[payload.u8()];
+  if (kind === undefined) throw new ProtocolError('not a call frame');
+  return { number, call: { kind, target: payload.string(), detail: payload.string(), data: payload.rest() } };
+}
+
+export function writeCallResult(writer: FrameWriter, id: number, number: number, answer: CallAnswer): void {
+  writer.begin(frameType.callResult, id).u32(number);
+  if (answer.ok) writer.u8(answerTags.done).string(answer.detail).raw(answer.data).end();
+  else {
+    writer
+      .u8(answer.retryable ? answerTags.failed : answerTags.failedForGood)
+      .string(answer.code)
+      .rawText(answer.message)
+      .end();
+  }
+}
+
+/** The bytes are a copy. */
+export function readCallResult(payload: FrameReader): { number: number; answer: CallAnswer } {
+  const number = payload.u32();
+  const tag = payload.u8();
+  if (tag === answerTags.done) {
+    return { number, answer: { ok: true, detail: payload.string(), data: Buffer.from(payload.rest()) } };
+  }
+  if (tag !== answerTags.failed && tag !== answerTags.failedForGood) {
+    throw new ProtocolError('not the answer of a call');
+  }
+  const retryable = tag === answerTags.failed;
+  return { number, answer: { ok: false, code: payload.string(), message: payload.restText(), retryable } };
 }
 
 export function writeJson(writer: FrameWriter, type: number, id: number, value: unknown): void {

@@ -6,6 +6,7 @@ import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import type { Result } from '../event.ts';
 import type { Fault } from '../errors.ts';
+import type { CallAnswer, HandlerCall } from '../handler-calls.ts';
 import { compileCacheFolder } from '../process/compile-cache.ts';
 import { readLines } from '../process/lines.ts';
 import { hostMark } from '../process/orphans.ts';
@@ -14,15 +15,19 @@ import { monotonicMs } from './clock.ts';
 import { heapFlags, residentBytes } from './memory.ts';
 import { parseNodeOptions } from './node-options.ts';
 import {
+  bytesOfCall,
+  callWindow,
   FrameDecoder,
   FrameReader,
   FrameWriter,
   frameType,
   ProtocolError,
+  readCall,
   readChunk,
   readFault,
   readLog,
   readResult,
+  writeCallResult,
   writeInvoke,
   writeJson,
   type Call,
@@ -41,6 +46,8 @@ const lastOutputMs = 200;
 /** A process that even SIGKILL does not end (stuck in a driver) is counted as ended after this. */
 const unkillableMs = 2_000;
 const rememberedErrorLines = 40;
+/** Answers of calls that a process does not read are not piled up beyond this. */
+const maxUnreadBytes = 64 * 1024 * 1024;
 /** A .js file may be either kind of module, as in Lambda; Node's advice about that is not for the function's log. */
 const quietFlags = ['--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'];
 
@@ -86,6 +93,8 @@ export interface WorkerEvents<Run> {
   answered(worker: Worker<Run>, id: number): void;
   /** Part of a streamed response, the invocation's to keep. `worker.taken` says that it was read. */
   chunk(worker: Worker<Run>, run: Run, data: Uint8Array, contentType: string): void;
+  /** Never rejects. */
+  call(worker: Worker<Run>, run: Run, call: HandlerCall): Promise<CallAnswer>;
   log(worker: Worker<Run>, frame: LogFrame): void;
   line(worker: Worker<Run>, line: string, stream: 'stdout' | 'stderr'): void;
   /** Last: nothing of the process is left. `runs` of the worker are those that were in flight. */
@@ -115,6 +124,9 @@ export class Worker<Run> {
   #flushing = false;
   #open = true;
   #lastId = 0;
+  /** Of its calls, those without an answer yet. */
+  #calls = 0;
+  #callBytes = 0;
   #timer: NodeJS.Timeout | undefined;
   #killTimer: NodeJS.Timeout | undefined;
   #exit: { code: number | null; signal: NodeJS.Signals | null } | undefined;
@@ -270,6 +282,8 @@ export class Worker<Run> {
       const run = this.runs.get(id);
       const { data, contentType } = readChunk(payload);
       if (run !== undefined) this.#events.chunk(this, run, data, contentType);
+    } else if (type === frameType.call) {
+      this.#call(id, payload);
     } else if (type === frameType.log) {
       this.#events.log(this, readLog(payload));
     } else if (type === frameType.stats) {
@@ -295,6 +309,26 @@ export class Worker<Run> {
     } else {
       throw new ProtocolError(`unexpected frame of type ${type}`);
     }
+  }
+
+  #call(id: number, payload: FrameReader): void {
+    const { number, call } = readCall(payload);
+    const bytes = bytesOfCall(call);
+    if (this.#calls > 0 && (this.#calls >= callWindow.calls || this.#callBytes + bytes > callWindow.bytes)) {
+      throw new ProtocolError('more calls came than may be made at a time');
+    }
+    const run = this.runs.get(id);
+    this.#calls += 1;
+    this.#callBytes += bytes;
+    const answered = run === undefined ? refused(call) : this.#events.call(this, run, call);
+    void answered.then((answer) => {
+      this.#calls -= 1;
+      this.#callBytes -= bytes;
+      if (this.state !== 'ready') return;
+      const unread = this.#socket.writableLength;
+      writeCallResult(this.#writer, id, number, unread > maxUnreadBytes ? unreadAnswer(call) : answer);
+      this.#schedule();
+    });
   }
 
   /** An id that is not in flight is the late end of an invocation that timed out. */
@@ -375,4 +409,15 @@ export class Worker<Run> {
       message: `the handler process ${how}${when}${cause}`,
     };
   }
+}
+
+/** Its invocation timed out while the call was on its way, or user code made the frame up. */
+async function refused({ kind, target }: HandlerCall): Promise<CallAnswer> {
+  const message = `${kind} ${target}: its invocation has ended`;
+  return { ok: false, code: 'OutsideInvocation', message, retryable: false };
+}
+
+function unreadAnswer({ kind, target }: HandlerCall): CallAnswer {
+  const message = `${kind} ${target}: the handler does not read the answers that it has already`;
+  return { ok: false, code: 'TooManyRequests', message, retryable: true };
 }

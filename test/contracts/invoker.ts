@@ -1,9 +1,13 @@
 /** What every Invoker does, whatever it runs handlers in. Each implementation's test hands in how to open it. */
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
+import type { Caller, Calls } from '../../runtime/calls/calls.ts';
 import type { Outcome, TriggerEvent } from '../../runtime/event.ts';
+import type { CallAnswer, HandlerCall } from '../../runtime/handler-calls.ts';
+import { monotonicMs } from '../../runtime/invoker/clock.ts';
 import type { Invocation, Invoker } from '../../runtime/invoker/invoker.ts';
 import type { PoolOptions } from '../../runtime/invoker/pool.ts';
+import { callWindow } from '../../runtime/invoker/protocol.ts';
 import type { LogRecord } from '../../runtime/log.ts';
 import { closeLater } from '../support/closing.ts';
 
@@ -519,6 +523,205 @@ export function testInvoker(
       expect(invoker.capacity).toBe(1);
       const outcomes = await Promise.all(Array.from({ length: 20 }, (_, index) => call(index)));
       expect(outcomes.map(returned)).toEqual(Array.from({ length: 20 }, (_, index) => index));
+    });
+
+    describe('takes the calls of a handler to the host', () => {
+      const answered: CallAnswer = { ok: true, detail: '', data: new Uint8Array() };
+      const fault = (code: string): CallAnswer => ({
+        ok: false,
+        code,
+        message: `${code}!`,
+        retryable: false,
+      });
+
+      function recorded(answer: (call: HandlerCall, caller: Caller) => CallAnswer | Promise<CallAnswer>) {
+        const made: { call: HandlerCall & { data: Buffer }; caller: Caller }[] = [];
+        const calls: Calls = {
+          async make(call, caller) {
+            made.push({ call: { ...call, data: Buffer.from(call.data) }, caller });
+            return await answer(call, caller);
+          },
+        };
+        return { made, calls };
+      }
+
+      test('with what was given, and back with what the host answered', async () => {
+        const { made, calls } = recorded(({ kind, detail }) => {
+          if (kind === 'kv.get' && detail.includes('nothing')) return answered;
+          if (kind.startsWith('kv.'))
+            return { ...answered, detail: '{"revision":7}', data: Buffer.from('four') };
+          if (kind === 'ros.call')
+            return { ...answered, data: Buffer.from('{"stamp":{"$bigint":"9"},"success":true}') };
+          if (kind === 'ros.definition') return { ...answered, data: Buffer.from('string data') };
+          return answered;
+        });
+        const { call } = await startFixture(open, 'calls', { calls });
+        const options = { headers: { Robot: 'r1' }, msgId: 'one' };
+        expect(returned(await call({ publish: 'a.b', data: { n: 1 }, options }))).toBe('ok');
+        // BigInt has no JSON: what the handler got of ROS is a number here only because it answers text.
+        const outcome = await call({ every: true });
+        expect(faultOf(outcome)).toMatchObject({ code: 'Runtime.InvalidResponse' });
+        expect(
+          made.map(({ call: { kind, target, detail, data } }) => [kind, target, detail, String(data)]),
+        ).toEqual([
+          ['nats.publish', 'a.b', JSON.stringify(options), '{"n":1}'],
+          ['mqtt.publish', 'a/b', '{"qos":2,"retain":true}', '{"n":1}'],
+          ['kv.put', 'settings', '{"key":"speed"}', '3'],
+          ['kv.update', 'settings', '{"key":"speed","revision":7}', '4'],
+          ['kv.create', 'settings', '{"key":"name"}', '\u0001\u0002'],
+          ['kv.delete', 'settings', '{"key":"name","revision":9}', ''],
+          ['kv.get', 'settings', '{"key":"speed"}', ''],
+          [
+            'ros.publish',
+            '/cmd_vel',
+            '{"type":"geometry_msgs/msg/Twist"}',
+            '{"linear":{"x":{"$bigint":"1"}},"ranges":{"$array":"Float32Array","$base64":"AADAPwAAwH8="}}',
+          ],
+          ['ros.call', '/reset', '{"type":"std_srvs/srv/Trigger","timeoutMs":5}', '{}'],
+          ['ros.definition', 'std_msgs/msg/String', '', ''],
+          ['kv.get', 'settings', '{"key":"nothing"}', ''],
+        ]);
+      });
+
+      test('and tells why one failed, as an error with its code', async () => {
+        const { calls } = recorded(() => fault('NotAllowed'));
+        const { call } = await startFixture(open, 'calls', { calls });
+        expect(returned(await call({ fails: 'secret' }))).toEqual({
+          code: 'NotAllowed',
+          name: 'NotAllowed',
+          message: 'NotAllowed!',
+          retryable: false,
+        });
+        expect(await call({ publish: 'secret' })).toMatchObject({
+          kind: 'threw',
+          retryable: false,
+          fault: { code: 'NotAllowed', message: 'NotAllowed!' },
+        });
+      });
+
+      test('for the invocation that makes them: its hops, its deadline, also with many in a process', async () => {
+        const { made, calls } = recorded(async ({ target }, { hops }) => {
+          // The later ones are answered first.
+          await new Promise((resolve) => setTimeout(resolve, 40 - hops));
+          return { ...answered, detail: '{}', data: Buffer.from(JSON.stringify([target, hops])) };
+        });
+        const { call } = await startFixture(open, 'calls', { calls, concurrency: 20, timeoutMs: 5_000 });
+        const before = monotonicMs();
+        const outcomes = await Promise.all(
+          Array.from({ length: 20 }, (_, hops) =>
+            call({ request: `chain.${hops}` }, { event: { headers: { 'Atoll-Hops': String(hops) } } }),
+          ),
+        );
+        expect(outcomes.map(returned)).toEqual(
+          Array.from({ length: 20 }, (_, hops) => [`chain.${hops}`, hops]),
+        );
+        for (const { caller } of made) {
+          expect(caller.deadlineMs).toBeGreaterThan(before + 4_999);
+          expect(caller.deadlineMs).toBeLessThan(monotonicMs() + 5_100);
+          expect(caller.signal.aborted).toBe(false);
+        }
+      });
+
+      test('rejects them with the reason of context.signal: the deadline', async () => {
+        const { made, calls } = recorded(() => new Promise<CallAnswer>(() => {}));
+        const { call, record } = await startFixture(open, 'calls', { calls, timeoutMs: 300, concurrency: 2 });
+        const outcome = call({ untilAborted: true, tells: true });
+        await expect.poll(() => made.length).toBe(1);
+        // While a neighbour runs the process is not ended at once: each has a deadline of its own.
+        const neighbour = call({ untilAborted: true });
+        expect((await outcome).kind).toBe('timedOut');
+        expect(made.map(({ caller }) => caller.signal.aborted)).toEqual([true, false]);
+        await record(({ message }) => message === 'the invocation took longer than 300 ms: true');
+        expect((await neighbour).kind).toBe('timedOut');
+        expect(made.map(({ caller }) => caller.signal.aborted)).toEqual([true, true]);
+      });
+
+      test('and that the caller went away', async () => {
+        const { made, calls } = recorded(() => new Promise<CallAnswer>(() => {}));
+        const { call } = await startFixture(open, 'calls', { calls });
+        const caller = new AbortController();
+        const outcome = call({ untilAborted: true }, { signal: caller.signal });
+        await expect.poll(() => made.length).toBe(1);
+        caller.abort();
+        expect(returned(await outcome)).toEqual({ message: 'the caller went away', same: true });
+        expect(made[0]!.caller.signal.aborted).toBe(true);
+      });
+
+      test('refuses those that no invocation makes: at import, and after its end', async () => {
+        const { made, calls } = recorded(() => answered);
+        const { call, record } = await startFixture(open, 'calls', { calls });
+        expect(returned(await call({ early: true }))).toBe('OutsideInvocation');
+        expect(returned(await call({ later: 1 }))).toBe('ok');
+        const told = await record(({ message }) => message.includes('much.later'));
+        expect(told).toMatchObject({
+          level: 'WARN',
+          message: expect.stringContaining('has ended') as string,
+        });
+        // It lives on, although nothing handled that.
+        expect(returned(await call({ publish: 'now' }))).toBe('ok');
+        expect(made.map(({ call: { target } }) => target)).toEqual(['now']);
+      });
+
+      test('what was not awaited goes out all the same; that it failed is logged and ends no process', async () => {
+        const late = Promise.withResolvers<CallAnswer>();
+        const { made, calls } = recorded(() => late.promise);
+        const { call, record, restarts } = await startFixture(open, 'calls', { calls });
+        expect(returned(await call({ unawaited: 'fire' }))).toBe('ok');
+        expect(made.map(({ call: { target } }) => target)).toEqual(['fire']);
+        late.resolve(fault('NatsUnavailable'));
+        await record(({ message }) => message.includes('NatsUnavailable!'));
+        expect(returned(await call({ early: true }))).toBe('OutsideInvocation');
+        expect(restarts).toEqual([]);
+      });
+
+      test('no more at a time than the window; what waits is handed on as answers come', async () => {
+        let open_ = 0;
+        let most = 0;
+        const { calls } = recorded(async () => {
+          most = Math.max(most, (open_ += 1));
+          await new Promise((resolve) => setImmediate(resolve));
+          open_ -= 1;
+          return answered;
+        });
+        const { call } = await startFixture(open, 'calls', { calls });
+        expect(returned(await call({ flood: 5_000 }))).toEqual({ done: 5_000, failed: 0 });
+        expect(most).toBe(callWindow.calls);
+        // Without a word of the host: what is beyond window and queue is told at once.
+        expect(returned(await call({ flood: 20_000 }))).toMatchObject({
+          done: callWindow.calls + 10_000,
+          code: 'TooManyRequests',
+        });
+      });
+
+      test('no more bytes at a time than the window, and no call beyond what a frame holds', async () => {
+        let bytes = 0;
+        let most = 0;
+        const pair: (() => void)[] = [];
+        const { made, calls } = recorded(async ({ data, target }) => {
+          if (target !== 'flood') return answered;
+          most = Math.max(most, (bytes += data.length));
+          // Two are on their way before one is answered, and a third would have time to come.
+          await new Promise<void>((resolve) => pair.push(resolve) === 2 && setTimeout(release, 50));
+          bytes -= data.length;
+          return answered;
+        });
+        const release = (): void => pair.splice(0).forEach((go) => go());
+        const { call } = await startFixture(open, 'calls', { calls, memoryBytes: 512 * 1024 * 1024 });
+        const mebibyte = 1024 * 1024;
+        expect(returned(await call({ flood: 6, bytes: 6 * mebibyte }))).toEqual({ done: 6, failed: 0 });
+        expect(most).toBe(12 * mebibyte);
+        expect(returned(await call({ large: 10 * mebibyte }))).toBeNull();
+        expect(made.at(-1)!.call.data.equals(Buffer.alloc(10 * mebibyte, 'x'))).toBe(true);
+        expect(returned(await call({ large: 15 * mebibyte }))).toMatchObject({ code: 'TooLarge' });
+      });
+
+      test('those that wait for the window when their invocation ends are refused, and it is logged', async () => {
+        const { made, calls } = recorded(() => new Promise<CallAnswer>(() => {}));
+        const { call, record } = await startFixture(open, 'calls', { calls });
+        expect(returned(await call({ unawaitedMany: callWindow.calls + 1 }))).toBe('ok');
+        await record(({ message }) => message.includes('before it was sent'));
+        expect(made).toHaveLength(callWindow.calls);
+      });
     });
 
     test('drain lets what runs end and hands everything new back', async () => {

@@ -8,9 +8,13 @@ import {
   maxPayloadBytes,
   ProtocolError,
   protocolVersion,
+  readCall,
+  readCallResult,
   readFault,
   readInvoke,
   readLog,
+  writeCall,
+  writeCallResult,
   writeInvoke,
   writeJson,
   writeLog,
@@ -25,6 +29,8 @@ const readers: Record<number, (payload: FrameReader) => unknown> = {
   [frameType.fault]: readFault,
   [frameType.init]: (payload) => jsonObject(payload.restText()),
   [frameType.result]: (payload) => [payload.u8(), payload.rest()],
+  [frameType.call]: readCall,
+  [frameType.callResult]: readCallResult,
 };
 
 function validStream(): Buffer {
@@ -63,6 +69,15 @@ function validStream(): Buffer {
   });
   writeJson(writer, frameType.init, 0, { env: { A: '1' } });
   writer.begin(frameType.result, 2).u8(0).raw(Buffer.alloc(20_000, 3)).end();
+  const call = {
+    kind: 'nats.publish',
+    target: 'orders.new',
+    detail: '{"msgId":"a"}',
+    data: Buffer.from('7'),
+  } as const;
+  writeCall(writer, 1, 1, call);
+  writeCallResult(writer, 1, 1, { ok: true, detail: '', data: Buffer.alloc(20_000, 4) });
+  writeCallResult(writer, 1, 2, { ok: false, code: 'NotAllowed', message: 'no', retryable: false });
   return Buffer.concat(writer.take());
 }
 
@@ -93,7 +108,7 @@ test(
   'frames that were changed on the way are read, or refused as such',
   { timeout: fuzzTimeoutMs },
   async () => {
-    expect(read(valid, [17])).toBe(5);
+    expect(read(valid, [17])).toBe(8);
     const before = process.memoryUsage().rss;
     await fuzz(
       'frames, changed',

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import type { TriggerEvent } from '../../../runtime/event.ts';
+import type { CallAnswer, HandlerCall } from '../../../runtime/handler-calls.ts';
 import {
   FrameDecoder,
   FrameWriter,
@@ -8,8 +9,12 @@ import {
   maxPayloadBytes,
   ProtocolError,
   protocolVersion,
+  readCall,
+  readCallResult,
   readInvoke,
   readLog,
+  writeCall,
+  writeCallResult,
   writeInvoke,
   writeLog,
   type Call,
@@ -101,6 +106,55 @@ test('an invocation comes out as it went in: every kind, headers, detail, payloa
         return { ...read, events: read.events.map((one) => ({ ...one, data: Buffer.from(one.data) })) };
       });
       expect(frame).toEqual({ type: frameType.invoke, id: 9, value: sent });
+    }),
+    { numRuns: 60 },
+  );
+});
+
+test('a call and its answer come out as they went in, of every kind', () => {
+  const kinds = [
+    ...([
+      'nats.publish',
+      'nats.request',
+      'mqtt.publish',
+      'ros.call',
+      'ros.publish',
+      'ros.definition',
+    ] as const),
+    ...(['kv.get', 'kv.put', 'kv.create', 'kv.update', 'kv.delete'] as const),
+  ];
+  const data = fc.uint8Array({ maxLength: 40_000 }).map((given): Uint8Array => Buffer.from(given));
+  const text = fc.string({ maxLength: 200 });
+  const call: fc.Arbitrary<HandlerCall> = fc.record({
+    kind: fc.constantFrom(...kinds),
+    target: text,
+    detail: text,
+    data,
+  });
+  const answer: fc.Arbitrary<CallAnswer> = fc.oneof(
+    fc.record({ ok: fc.constant(true as const), detail: text, data }),
+    fc.record({ ok: fc.constant(false as const), code: text, message: text, retryable: fc.boolean() }),
+  );
+  fc.assert(
+    fc.property(fc.array(fc.tuple(call, answer), { maxLength: 5 }), sizes, (sent, pieces) => {
+      const there = new FrameWriter();
+      const back = new FrameWriter();
+      for (const [number, [asked, answered]] of sent.entries()) {
+        writeCall(there, 9, number, asked);
+        writeCallResult(back, 9, number, answered);
+      }
+      const calls = decode(bytes(there), pieces, (payload) => {
+        const { number, call: read } = readCall(payload);
+        return { number, call: { ...read, data: Buffer.from(read.data) } };
+      });
+      expect(calls.map(({ value }) => value)).toEqual(
+        sent.map(([asked], number) => ({ number, call: asked })),
+      );
+      const answers = decode(bytes(back), pieces, readCallResult);
+      expect(answers.map(({ value }) => value)).toEqual(
+        sent.map(([, answered], number) => ({ number, answer: answered })),
+      );
+      expect([...calls, ...answers].every(({ id }) => id === 9)).toBe(true);
     }),
     { numRuns: 60 },
   );
