@@ -107,6 +107,8 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
       nats,
       ...(mqtt && { mqtt }),
       ...(s3 && { s3 }),
+      // A robot that somebody got hold of shall not speak for what its functions have no business with.
+      ...(role?.kind === 'robot' && { permissions: 'required' as const }),
       log,
     });
     stops.push(() => backend.close());

@@ -4,6 +4,7 @@
  */
 import type { FunctionSpec } from '../crds/function.ts';
 import { sourceOf } from '../crds/values.ts';
+import { bucketOf, partsOf } from './calls/permissions.ts';
 import type { NatsLink } from './clients/nats.ts';
 import { stopMs } from './config.ts';
 import { AtollError, faultOf } from './errors.ts';
@@ -76,6 +77,7 @@ export function permissionsOf(site: string, target: Target, spec: FunctionSpec):
       pub.push(...consuming(api, stream, triggerConsumer(target, trigger.name), subject));
     }
   }
+  pub.push(...calling(spec.permissions));
   for (const { nats } of [spec.onSuccess, spec.onFailure].filter((one) => one !== undefined)) {
     if (nats) pub.push(nats.subject);
   }
@@ -85,6 +87,21 @@ export function permissionsOf(site: string, target: Target, spec: FunctionSpec):
     sub: { allow: [...new Set(sub)] },
     ...(answers && { resp: { max: 1, ttl: stopMs(spec.timeoutSeconds) * 2 * nanosPerMs } }),
   };
+}
+
+/** What the handler may reach; the host refuses what is nobody's before it comes to that. */
+function* calling(permissions: FunctionSpec['permissions']): Generator<string> {
+  for (const list of ['publish', 'call'] as const) {
+    for (const { to, pattern } of (permissions?.[list] ?? []).map(partsOf)) {
+      if (to === 'nats') yield pattern;
+      if (to !== 'kv') continue;
+      const { bucket, keys } = bucketOf(pattern);
+      const subject = `$KV.${bucket}.${keys}`;
+      // Also to create, which has to know of what was deleted.
+      yield `$JS.API.DIRECT.GET.KV_${bucket}.${subject}`;
+      if (list === 'publish') yield subject;
+    }
+  }
 }
 
 /** A consumer of one's own, and by the filter in the subject nothing but what it is to get. */

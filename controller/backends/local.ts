@@ -53,6 +53,8 @@ export interface LocalBackendOptions {
   readonly nats?: NatsSettings;
   readonly mqtt?: MqttSettings;
   readonly s3?: S3Settings;
+  /** See RuntimeConfig. */
+  readonly permissions?: 'required';
   /** The Node that runs the host. Default: the one that runs us. */
   readonly node?: string;
   readonly log: Log;
@@ -165,6 +167,7 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
       ...(options.nats && { nats: options.nats }),
       ...(options.mqtt && { mqtt: options.mqtt }),
       ...(options.s3 && { s3: options.s3 }),
+      ...(options.permissions && { permissions: options.permissions }),
       packages: { cache: paths.cache },
       packageFolder: paths.packages,
       functions: [...accepted].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, config]) => config),

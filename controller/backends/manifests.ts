@@ -354,6 +354,8 @@ function configMapOf(
       },
     }),
     ...(mqtt && { mqtt: settingsOf(mqtt, 'mqtt.json') }),
+    // The user of its account may do what spec.permissions names and nothing more: so it is told by us, and why.
+    ...(user && { permissions: 'required' as const }),
     packages: { cache: mounts.packages },
     functions: [functionConfig(key, uid, spec)],
   };

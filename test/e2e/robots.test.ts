@@ -5,7 +5,7 @@ import { jetstream, StorageType } from '@nats-io/jetstream';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import mqtt from 'mqtt';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { faas, startSite, type TestSite } from '../cli/run.ts';
+import { faas, functionFolder, startSite, type TestSite } from '../cli/run.ts';
 import { makeAuthority } from '../support/certificates.ts';
 import { closeLater } from '../support/closing.ts';
 import { temporaryFolder } from '../support/folder.ts';
@@ -120,6 +120,34 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     expect(Date.now() - Date.parse(lastTelemetry!)).toBeLessThan(60_000);
     expect(await hub.ok(['robots'])).toMatch(/^robot1 .* 0 +\d+m?s? +0\/0$/m);
   });
+
+  test('a function of a robot reaches what its permissions name, and without them nothing', async () => {
+    const { site: robot } = await another('robot9');
+    const source = `
+      import { nats } from 'atoll';
+      export const handler = async ({ subjects }: { subjects: string[] }) =>
+        await Promise.all(subjects.map((subject) =>
+          nats.publish(subject, 'x', { msgId: 'robot9-' + subject })
+            .then(() => 'stored', ({ code, message }) => code + ': ' + message)));`;
+    await robot.ok(['deploy', await functionFolder('silent', '', source)]);
+    const permissions = '  permissions: { publish: [robots.robot9.kept.>] }\n';
+    await robot.ok(['deploy', await functionFolder('speaks', permissions, source)]);
+    const subjects = ['robots.robot9.kept.odom', 'robots.robot1.kept.odom', 'atoll.robot9.inbox.a.b.c'];
+    const ask = async (name: string): Promise<string[]> =>
+      JSON.parse(await robot.ok(['invoke', name, '-d', JSON.stringify({ subjects })])) as string[];
+    expect(await ask('silent')).toEqual([
+      expect.stringContaining('NotAllowed: nats.publish robots.robot9.kept.odom: here a function without'),
+      expect.stringContaining('add "robots.robot1.kept.odom" to spec.permissions.publish'),
+      expect.stringContaining('of NATS or Atoll itself'),
+    ]);
+    expect(await ask('speaks')).toEqual([
+      'stored',
+      expect.stringContaining('NotAllowed: nats.publish robots.robot1.kept.odom: spec.permissions.publish'),
+      expect.stringContaining('of NATS or Atoll itself'),
+    ]);
+    const { state } = await (await managerOf(await ours(robot))).streams.info('TELEMETRY');
+    expect(state.messages).toBe(1);
+  }, 120_000);
 
   /**
    * What of these subjects, published at one end, is heard at the other until the last of them was heard, at the other

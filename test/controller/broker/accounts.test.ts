@@ -2,6 +2,7 @@ import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { AckPolicy, jetstream, jetstreamManager } from '@nats-io/jetstream';
+import { Kvm } from '@nats-io/kv';
 import { PermissionViolationError, headers as newHeaders } from '@nats-io/nats-core';
 import { credsAuthenticator, type NatsConnection } from '@nats-io/transport-node';
 import { expect, test } from 'vitest';
@@ -163,6 +164,55 @@ test('with its own user and nothing more a function serves all its triggers', as
   ]);
   expect(JSON.stringify(host.logs)).not.toMatch(/Permissions Violation/);
   expect(server.output()).not.toMatch(/SU[A-Z0-9]{40}/);
+}, 90_000);
+
+test('what spec.permissions names its handler reaches with that user, and nothing else', async () => {
+  const { put, accounts, administrator, settingsOf } = await lab();
+  const code = `
+    import { kv, nats } from 'atoll';
+    const told = (promise) => promise.then((value) => value ?? 'done', ({ code }) => code);
+    export const handler = async () => [
+      await told(nats.publish('alarms.a', 'x')), await told(nats.publish('other.a', 'x')),
+      await told(nats.request('lab.ask').then((reply) => reply.string())), await told(nats.request('lab.more')),
+      await told(nats.publish('alarms.kept', 'x', { msgId: 'one' })),
+      await told(kv('settings').create('robots.r1', 'x')), await told(kv('settings').put('other', 'x')),
+      await told(kv('limits').get('speed').then((entry) => entry.string())), await told(kv('limits').put('speed', '9')),
+    ];`;
+  const spec = {
+    package: { inline: code },
+    permissions: { publish: ['alarms.>', 'kv:settings/robots.*'], call: ['lab.ask', 'kv:limits'] },
+  };
+  const [named, silent] = [
+    await put('a', 'named', spec),
+    await put('a', 'silent', { package: spec.package }),
+  ];
+  await accounts.ready('a');
+  const nats = await administrator('a');
+  await (await jetstreamManager(nats)).streams.add({ name: 'KEPT', subjects: ['alarms.kept'] });
+  const kvm = new Kvm(nats);
+  await kvm.create('settings');
+  await (await kvm.create('limits')).put('speed', '7');
+  for (const subject of ['lab.ask', 'lab.more']) {
+    nats.subscribe(subject, { callback: (_error, message) => void message.respond('answer') });
+  }
+  await nats.flush();
+  const ask = async (object: FunctionObject, permissions?: 'required'): Promise<unknown> => {
+    const { namespace, name, uid, generation } = object.metadata;
+    const config = { namespace, name, uid, generation, spec: object.spec, env: [] };
+    const settings = { nats: await settingsOf(object), ...(permissions && { permissions }) };
+    const host = await startedHost([config], settings);
+    await host.untilReady(config);
+    const { body } = await host.ask(`/invoke/${namespace}/${name}`, {});
+    return JSON.parse(body);
+  };
+  const refused = 'NotAllowed';
+  expect(await ask(named, 'required')).toEqual([
+    ...['done', refused, 'answer', refused, 'done'],
+    ...[expect.any(Number), refused, '7', refused],
+  ]);
+  expect(await ask(silent, 'required')).toEqual(Array.from({ length: 9 }, () => refused));
+  // Of a host that asked for all of it all the same the server lets nothing through.
+  expect(await ask(silent)).toEqual(Array.from({ length: 9 }, () => refused));
 }, 90_000);
 
 test('what other functions and other namespaces have is out of its reach', async () => {
