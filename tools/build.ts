@@ -25,7 +25,7 @@ export async function buildAll(out = join(root, 'dist')): Promise<void> {
   }
 }
 
-/** The package 'atoll' as handlers see it: { package.json, index.js, index.d.ts, testing.js, testing.d.ts }. */
+/** The package 'atoll' as handlers see it: package.json, and index, calls and testing, each as .js and .d.ts. */
 export async function buildAtoll(out: string): Promise<void> {
   await mkdir(out, { recursive: true });
   const manifest = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as Record<string, unknown>;
@@ -45,13 +45,13 @@ export async function buildAtoll(out: string): Promise<void> {
   await writeFile(join(out, 'package.json'), `${JSON.stringify(packed, null, 2)}\n`);
   for (const [module, source] of [
     ['index', 'runtime/handler.ts'],
+    ['calls', 'runtime/handler-calls.ts'],
     ['testing', 'cli/testing.ts'],
   ] as const) {
-    // In the package the two lie side by side.
-    const text = (await readFile(join(root, source), 'utf8')).replaceAll(
-      '../runtime/handler.ts',
-      './index.js',
-    );
+    // In the package they lie side by side.
+    const text = (await readFile(join(root, source), 'utf8'))
+      .replaceAll("'../runtime/handler.ts'", "'./index.js'")
+      .replaceAll(/'(\.|\.\.\/runtime)\/handler-calls\.ts'/g, "'./calls.js'");
     await writeFile(join(out, `${module}.js`), await toJavaScript(text));
     await writeFile(join(out, `${module}.d.ts`), await declarationsOf(text, source));
   }

@@ -93,7 +93,11 @@ async function copyTemplate(
   const triggerText = await readFile(join(templates, 'triggers', `${trigger}.yaml`), 'utf8');
   const annotations =
     trigger === 'jetstream' ? `  annotations:\n    ${createStreamsAnnotation}: 'true'\n` : '';
-  const text = (await readFile(manifest, 'utf8')).replace(/^spec:$/m, `${annotations}spec:`);
+  // Needed on a robot, and good style elsewhere: what the handler of that shape publishes.
+  const permissions = shape === 'schedule' ? '  permissions:\n    publish: [__name__.ticks]\n' : '';
+  const text = (await readFile(manifest, 'utf8'))
+    .replace(/^spec:$/m, `${annotations}spec:`)
+    .replace(/^ {2}triggers:$/m, `${permissions}  triggers:`);
   await writeFile(manifest, text + triggerText.replaceAll(/^(?=.)/gm, '    '));
   // npm leaves .gitignore out of packages, so it travels under another name.
   await rename(join(folder, 'gitignore'), join(folder, '.gitignore'));
