@@ -43,7 +43,10 @@ export async function programsOf(root: string): Promise<Programs> {
   });
   const imports = Object.values(metafile.inputs)
     .flatMap((input) => input.imports)
-    .filter(({ external, path }) => external && !path.startsWith('node:') && path !== 'atoll')
+    .filter(
+      ({ external, path }) =>
+        external && !path.startsWith('node:') && path !== 'atoll' && !path.startsWith('atoll/'),
+    )
     .map(({ path }) =>
       path
         .split('/')
@@ -63,7 +66,8 @@ export async function programEntries(root: string, { files }: Programs, folder: 
   const { name, version, type, license } = JSON.parse(
     await readFile(join(root, 'package.json'), 'utf8'),
   ) as Record<string, unknown>;
-  const manifest = { name, version, private: true, license, type, exports: { '.': './runtime/handler.js' } };
+  const exports = { '.': './runtime/handler.js', './telemetry': './runtime/telemetry.js' };
+  const manifest = { name, version, private: true, license, type, exports };
   const scripts = await Promise.all(
     files.map(async (file) => ({
       path: `${folder}/${file.replace(/\.ts$/, '.js')}`,

@@ -25,7 +25,7 @@ export async function buildAll(out = join(root, 'dist')): Promise<void> {
   }
 }
 
-/** The package 'atoll' as handlers see it: package.json, and index, calls and testing, each as .js and .d.ts. */
+/** The package 'atoll' as handlers see it: package.json, and index, calls, telemetry and testing, each as .js and .d.ts. */
 export async function buildAtoll(out: string): Promise<void> {
   await mkdir(out, { recursive: true });
   const manifest = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as Record<string, unknown>;
@@ -39,6 +39,7 @@ export async function buildAtoll(out: string): Promise<void> {
     type: 'module',
     exports: {
       '.': { types: './index.d.ts', default: './index.js' },
+      './telemetry': { types: './telemetry.d.ts', default: './telemetry.js' },
       './testing': { types: './testing.d.ts', default: './testing.js' },
     },
   };
@@ -55,6 +56,48 @@ export async function buildAtoll(out: string): Promise<void> {
     await writeFile(join(out, `${module}.js`), await toJavaScript(text));
     await writeFile(join(out, `${module}.d.ts`), await declarationsOf(text, source));
   }
+  const telemetry = 'runtime/telemetry.ts';
+  await writeFile(join(out, 'telemetry.js'), await withDependencies(telemetry));
+  const text = await readFile(join(root, telemetry), 'utf8');
+  await writeFile(join(out, 'telemetry.d.ts'), await declarationsOf(text, telemetry));
+}
+
+/** In one file, as the package is installed without a registry: it depends on nothing. */
+async function withDependencies(source: string): Promise<string> {
+  const { build } = await import('esbuild');
+  const { outputFiles, metafile } = await build({
+    absWorkingDir: root,
+    entryPoints: [source],
+    bundle: true,
+    write: false,
+    metafile: true,
+    platform: 'node',
+    target: 'node22',
+    format: 'esm',
+    legalComments: 'inline',
+    logLevel: 'error',
+    banner: {
+      js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
+    },
+  });
+  const packages = new Set(
+    Object.keys(metafile.inputs).flatMap(
+      (path) => /^node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1] ?? [],
+    ),
+  );
+  const licences = await Promise.all([...packages].sort().map(licenceOf));
+  return `${outputFiles[0]!.text}\n/*! What others wrote of it:\n\n${licences.join('\n\n').replaceAll('*/', '* /')}\n*/\n`;
+}
+
+async function licenceOf(name: string): Promise<string> {
+  const folder = join(root, 'node_modules', name);
+  const { version, license } = JSON.parse(await readFile(join(folder, 'package.json'), 'utf8')) as {
+    version: string;
+    license: string;
+  };
+  const file = (await readdir(folder)).find((one) => /^licen[cs]e/i.test(one));
+  const text = file === undefined ? '' : (await readFile(join(folder, file), 'utf8')).trim();
+  return `${name} ${version} (${license})\n${text}`;
 }
 
 async function buildSources(out: string): Promise<void> {

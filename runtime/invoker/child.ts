@@ -131,10 +131,17 @@ async function init(init: Init): Promise<void> {
   provideAwsLambda();
   provideCalls();
   const own = import.meta.url;
-  const atoll = new URL(`../handler${own.slice(own.lastIndexOf('.'))}`, own).href;
+  const exported = (name: string): string =>
+    new URL(`../${name}${own.slice(own.lastIndexOf('.'))}`, own).href;
+  const atoll: Readonly<Record<string, string>> = {
+    atoll: exported('handler'),
+    'atoll/telemetry': exported('telemetry'),
+  };
   registerHooks({
-    resolve: (specifier, context, next) =>
-      specifier === 'atoll' ? { url: atoll, shortCircuit: true } : next(specifier, context),
+    resolve: (specifier, context, next) => {
+      const url = Object.hasOwn(atoll, specifier) ? atoll[specifier] : undefined;
+      return url === undefined ? next(specifier, context) : { url, shortCircuit: true };
+    },
   });
 
   // 5. Import
