@@ -210,9 +210,11 @@ async function ensureTelemetry(connection: NatsConnection, robot: string): Promi
       storage: StorageType.File,
       discard: DiscardPolicy.Old,
       max_bytes: keptBytes,
+      // By it a ring of telemetry keeps its last n messages, whatever else is kept.
+      allow_rollup_hdrs: true,
     });
-  } else if (existing.config.subjects.join() !== subjects.join()) {
-    await manager.streams.update(telemetryStream, { subjects });
+  } else if (existing.config.subjects.join() !== subjects.join() || !existing.config.allow_rollup_hdrs) {
+    await manager.streams.update(telemetryStream, { subjects, allow_rollup_hdrs: true });
   }
 }
 
