@@ -1,4 +1,5 @@
 /** The loop around a reconcile: watches, queues keys, runs them, decides when they run again. */
+import { setImmediate as turn } from 'node:timers/promises';
 import { faultOf } from '../../runtime/errors.ts';
 import type { Log } from '../../runtime/log.ts';
 import { keyText, type Key, type Watchable } from '../stores/store.ts';
@@ -88,7 +89,12 @@ export function startEngine(options: EngineOptions): Engine {
   }
 
   const workers = Array.from({ length: options.concurrency ?? defaultConcurrency }, async () => {
-    for (let key = await queue.next(); key; key = await queue.next()) await runOne(key);
+    for (let key = await queue.next(); key; key = await queue.next()) {
+      await runOne(key);
+      // One that finds everything in place waits for nothing: thousands of them in a row would leave timers and sockets
+      // no turn, the renewal of a lease among them.
+      await turn();
+    }
   });
 
   return {
