@@ -33,6 +33,8 @@ const connectFloorMs = 100;
 const connectCeilingMs = 5_000;
 /** A host that says nothing for so long is not waited for any more before something is said of its function. */
 const hearMs = 10_000;
+/** Hosts that are asked for the first time: of thousands at once most would wait for us, and their time run out. */
+const hearingAtOnce = 100;
 
 export interface KubernetesBackendOptions {
   readonly cluster: Cluster;
@@ -62,7 +64,9 @@ interface Host {
   status: HostFunctionStatus | undefined;
   /** It told, could not be reached, or had its time. */
   heard: boolean;
+  /** While it is waited for: among `hearingAtOnce`. */
   patience: NodeJS.Timeout | undefined;
+  readonly begin: () => void;
 }
 
 export function openKubernetesBackend(options: KubernetesBackendOptions): Backend {
@@ -85,6 +89,9 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
   });
   const references = openReferences({ cluster, namespaces: watchSecretsIn, log, timings });
   const hosts = new Map<string, Host>();
+  /** Those that are to be asked for the first time, in their order. */
+  const unasked: Host[] = [];
+  let hearing = 0;
   let closed = false;
 
   function emit(key: Key): void {
@@ -104,12 +111,16 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
     if (hosts.get(uid)?.address === address) return;
     leave(uid);
     const stop = new AbortController();
-    const host: Host = { address, stop, status: undefined, heard: false, patience: undefined };
+    const begin = (): void => {
+      host.patience = setTimeout(lost, hearMs).unref();
+      listen(address, hear, lost, stop.signal).catch(() => {});
+    };
+    const host: Host = { address, stop, status: undefined, heard: false, patience: undefined, begin };
     hosts.set(uid, host);
     const change = (status: HostFunctionStatus | undefined): void => {
-      clearTimeout(host.patience);
       host.heard = true;
       host.status = status;
+      endPatience(host);
       if (hosts.get(uid) === host) emit(key);
     };
     const hear = (line: HostStatusLine): void => {
@@ -118,15 +129,32 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
     const lost = (): void => {
       if (host.status || !host.heard) change(undefined);
     };
-    host.patience = setTimeout(lost, hearMs).unref();
-    listen(address, hear, lost, stop.signal).catch(() => {});
+    unasked.push(host);
+    askNext();
+  }
+
+  function askNext(): void {
+    while (!closed && hearing < hearingAtOnce && unasked.length > 0) {
+      const host = unasked.shift()!;
+      if (host.stop.signal.aborted) continue;
+      hearing += 1;
+      host.begin();
+    }
+  }
+
+  function endPatience(host: Host): void {
+    if (!host.patience) return;
+    clearTimeout(host.patience);
+    host.patience = undefined;
+    hearing -= 1;
+    askNext();
   }
 
   function leave(uid: string): void {
     const host = hosts.get(uid);
-    host?.stop.abort();
-    clearTimeout(host?.patience);
     hosts.delete(uid);
+    host?.stop.abort();
+    if (host) endPatience(host);
   }
 
   /** Until the signal aborts: a host that ended is started again in its pod. */
