@@ -3,6 +3,7 @@
  * that the Function does not own.
  */
 import { createHash } from 'node:crypto';
+import { isDeepStrictEqual } from 'node:util';
 import { AtollError } from '../../runtime/errors.ts';
 import type { Log } from '../../runtime/log.ts';
 import { ClusterError, resourcePath, type Cluster, type Resource } from '../cluster/client.ts';
@@ -45,9 +46,16 @@ export interface Child extends ClusterObject {
 interface OwnFields {
   readonly digest: string;
   readonly replicas: boolean;
-  /** Our part of managedFields, until it was held against the manifest: of a Deployment it is 2 KB. */
+  /**
+   * Our part of managedFields, with `ownerMark` where the owner's uid stands: so that those of one form share it, of a
+   * Deployment 3.5 KB. Undefined once all that the manifest says was found in it.
+   */
   text: string | undefined;
 }
+
+const ownerMark = '<owner>';
+/** How many forms are shared at a time. */
+const maxForms = 1_000;
 
 const resources: Readonly<Record<string, Resource>> = {
   ServiceAccount: { group: '', version: 'v1', plural: 'serviceaccounts' },
@@ -71,7 +79,7 @@ const secrets: Resource = { group: '', version: 'v1', plural: 'secrets' };
 /** Of each object only this is looked at again: there may be tens of thousands. */
 const specKept = ['replicas', 'clusterIP'];
 const statusKept = [
-  ...['observedGeneration', 'replicas', 'updatedReplicas', 'conditions'],
+  ...['observedGeneration', 'replicas', 'updatedReplicas'],
   ...['desiredNumberScheduled', 'updatedNumberScheduled', 'currentNumberScheduled', 'numberMisscheduled'],
 ];
 /** Digest of the manifest: a controller that starts knows by it what it need not apply. */
@@ -133,10 +141,9 @@ export function partOf(manifest: Manifest): Part {
 export function openChildren(options: ChildrenOptions): Children {
   const { cluster, namespaces, keda, log, timings } = options;
   const listeners = new Set<(key: Key) => void>();
-  /** By function, then by kind and name. */
-  const index = new Map<string, Map<string, Child>>();
-  /** Digest of the fields that were ours when all that the manifest says was, by `Kind namespace/name`. */
-  const complete = new Map<string, string>();
+  /** By function. */
+  const index = new Map<string, readonly Child[]>();
+  const forms = new Map<string, string>();
 
   const informers = new Map<string, Informer<Child>>();
   for (const [kind, resource] of Object.entries(resources)) {
@@ -146,7 +153,7 @@ export function openChildren(options: ChildrenOptions): Children {
       resource,
       namespaces,
       labelSelector: childSelector,
-      keep: (object) => kept(kind, object),
+      keep: (object, before) => kept(kind, object, before),
       log,
       ...(timings && { timings }),
     });
@@ -160,15 +167,34 @@ export function openChildren(options: ChildrenOptions): Children {
   /** Brings the index up to date, and gives the function it was about. */
   function note(before: Child | undefined, after: Child | undefined): Key | undefined {
     const object = after ?? before;
-    const name = object?.metadata.labels?.[functionLabel];
-    if (!object || name === undefined) return undefined;
-    const key = { namespace: object.metadata.namespace ?? '', name };
-    const objects = index.get(keyText(key)) ?? new Map<string, Child>();
-    if (after) objects.set(idOf(after), after);
-    else objects.delete(idOf(object));
-    if (objects.size > 0) index.set(keyText(key), objects);
+    const key = object && functionOf(object);
+    if (!key) return undefined;
+    const others = (index.get(keyText(key)) ?? []).filter((one) => !isSameObject(one, object));
+    const now = after ? [...others, after] : others;
+    if (now.length > 0) index.set(keyText(key), now);
     else index.delete(keyText(key));
     return key;
+  }
+
+  /** Also of an object that was kept before: an informer keeps what it is given to learn. */
+  function kept(kind: string, object: Child, before?: Child): Child {
+    if (object.owners !== undefined) return object;
+    const child = keptChild(kind, object, (text, digest) =>
+      before?.metadata.uid === object.metadata.uid && before.fields?.digest === digest
+        ? before.fields.text
+        : formOf(text),
+    );
+    const key = functionOf(child);
+    return key ? likeSiblings(child, index.get(keyText(key)) ?? []) : child;
+  }
+
+  /** The one string for all that are equal. */
+  function formOf(text: string): string {
+    const known = forms.get(text);
+    if (known !== undefined) return known;
+    if (forms.size >= maxForms) forms.clear();
+    forms.set(text, text);
+    return text;
   }
 
   function informerOf(kind: string): Informer<Child> {
@@ -244,7 +270,6 @@ export function openChildren(options: ChildrenOptions): Children {
     const informer = informerOf(kind);
     const key = { namespace, name: metadata.name };
     const known = informer.get(key);
-    complete.delete(`${kind} ${keyText(key)}`);
     informer.forget(key, metadata.uid);
     if (known?.metadata.uid === metadata.uid) note(known, undefined);
   }
@@ -255,9 +280,7 @@ export function openChildren(options: ChildrenOptions): Children {
     const child = informerOf(kind).get({ namespace, name });
     if (!child || child.applied !== digest || !isOwnedBy(child, owner.uid)) return false;
     if (child.metadata.deletionTimestamp !== undefined || !child.fields) return false;
-    if (complete.get(idOf(child)) !== child.fields.digest) return false;
-    child.fields.text = undefined;
-    return true;
+    return child.fields.text === undefined;
   }
 
   /** It says that it was applied so, by a controller of before: whether nobody changed it since is to be seen. */
@@ -276,7 +299,7 @@ export function openChildren(options: ChildrenOptions): Children {
       const awaited = [...informers].filter(([kind]) => kind !== 'ScaledObject');
       await Promise.all(awaited.map(([, informer]) => informer.untilSynced()));
     },
-    of: (key) => [...(index.get(keyText(key))?.values() ?? [])],
+    of: (key) => [...(index.get(keyText(key)) ?? [])],
     keys: () =>
       [...index.keys()].map((text) => {
         const [namespace = '', name = ''] = text.split('/');
@@ -290,14 +313,12 @@ export function openChildren(options: ChildrenOptions): Children {
       const { kind } = manifest;
       if (kind === 'Secret') return createSecret(manifest, owner);
       const { namespace, name } = manifest.metadata;
-      const id = idOf(manifest);
       const part = partOf(manifest);
       const cached = informerOf(kind).get({ namespace, name });
       if (isApplied(part, owner)) return;
       if (cached && isFirstLook(cached, part, owner)) {
-        const fields = JSON.parse(cached.fields!.text!) as OwnedTree;
+        const fields = JSON.parse(cached.fields!.text!.replaceAll(ownerMark, owner.uid)) as OwnedTree;
         if (owns(fields, withAnnotation(manifest, part.digest), true)) {
-          complete.set(id, cached.fields!.digest);
           cached.fields!.text = undefined;
           return;
         }
@@ -321,10 +342,7 @@ export function openChildren(options: ChildrenOptions): Children {
       const marked = withAnnotation(manifest, part.digest);
       const metadata = { ...marked.metadata, ...identity };
       const child = kept(kind, await patch({ ...marked, metadata }, path, manager));
-      if (child.fields) {
-        child.fields.text = undefined;
-        complete.set(id, child.fields.digest);
-      }
+      if (child.fields) child.fields.text = undefined;
       informerOf(kind).learn(child, { quiet: true });
       note(undefined, child);
     },
@@ -336,51 +354,95 @@ export function openChildren(options: ChildrenOptions): Children {
   };
 }
 
-function idOf(object: { kind: string; metadata: { namespace?: string; name: string } }): string {
-  return `${object.kind} ${object.metadata.namespace}/${object.metadata.name}`;
+/** Whose it is, by its label. */
+function functionOf({ metadata }: Child): Key | undefined {
+  const name = metadata.labels?.[functionLabel];
+  return name === undefined ? undefined : { namespace: metadata.namespace ?? '', name };
 }
 
-/** Also of an object that was kept before: an informer keeps what it is given to learn. */
-function kept(kind: string, object: Child): Child {
-  if (object.owners !== undefined) return object;
-  const { managedFields, ownerReferences, labels, annotations } = object.metadata;
+/** What a function's objects have in common is kept once: for thousands of functions that is some megabytes. */
+function likeSiblings(child: Child, siblings: readonly Child[]): Child {
+  const [first] = siblings;
+  if (!first) return child;
+  const { namespace, labels } = first.metadata;
+  const alike = siblings.find(({ owners }) => isDeepStrictEqual(owners, child.owners));
+  return {
+    ...child,
+    metadata: { ...child.metadata, ...(namespace !== undefined && { namespace }), ...(labels && { labels }) },
+    owners: alike?.owners ?? child.owners,
+  };
+}
+
+function isSameObject(one: Child, other: Child): boolean {
+  return one.kind === other.kind && one.metadata.name === other.metadata.name;
+}
+
+/** `form`: what is kept of the text of our fields, by the digest of what the server says. */
+function keptChild(
+  kind: string,
+  object: Child,
+  form: (text: string, digest: string) => string | undefined,
+): Child {
+  const { managedFields, ownerReferences = [], labels, annotations } = object.metadata;
   const ours = (managedFields as ManagedFields[] | undefined)?.find(
     (one) => one.manager === manager && one.operation === 'Apply' && one.subresource === undefined,
   );
+  const owners = (ownerReferences as Child['owners']).map(({ apiVersion, kind, name, uid }) => ({
+    apiVersion,
+    kind,
+    name,
+    uid,
+  }));
   const spec = (object.spec ?? {}) as Record<string, unknown>;
-  const text = ours && JSON.stringify(ours.fieldsV1);
+  const of = labels?.[functionLabel];
+  const generation = annotations?.[generationAnnotation];
   return {
     kind,
     metadata: {
       ...only(object.metadata, metadataKept),
-      ...(labels && { labels: only(labels, [functionLabel]) }),
-      ...(annotations && { annotations: only(annotations, [generationAnnotation]) }),
+      ...(of !== undefined && { labels: { [functionLabel]: of } }),
+      ...(generation !== undefined && { annotations: { [generationAnnotation]: generation } }),
     } as Child['metadata'],
-    fields:
-      text === undefined
-        ? undefined
-        : { digest: digestOf(text), replicas: text.includes('"f:replicas":'), text },
+    fields: ours && fieldsOf(JSON.stringify(ours.fieldsV1), owners[0]?.uid, form),
     applied: annotations?.[appliedAnnotation],
-    owners: ((ownerReferences as Child['owners'] | undefined) ?? []).map(
-      ({ apiVersion, kind, name, uid }) => ({ apiVersion, kind, name, uid }),
-    ),
-    spec: only(spec, specKept),
-    status: only(object.status ?? {}, statusKept),
+    owners,
+    spec: specKept.some((name) => name in spec) ? only(spec, specKept) : nothing,
+    status: keptStatus(object.status ?? {}),
     config: (spec['template'] as Template | undefined)?.metadata?.annotations?.[configAnnotation],
   };
 }
 
-const metadataKept = [
-  ...['name', 'namespace', 'uid', 'resourceVersion', 'generation'],
-  ...['creationTimestamp', 'deletionTimestamp'],
-];
+function fieldsOf(
+  text: string,
+  ownerUid: string | undefined,
+  form: (text: string, digest: string) => string | undefined,
+): OwnFields {
+  const digest = digestOf(text);
+  const shared = ownerUid === undefined ? text : text.replaceAll(ownerUid, ownerMark);
+  return { digest, replicas: text.includes('"f:replicas":'), text: form(shared, digest) };
+}
+
+/** Of conditions only the one that tells why pods are not made. */
+function keptStatus(status: Readonly<Record<string, unknown>>): Child['status'] {
+  const conditions = status['conditions'] as readonly { type: string }[] | undefined;
+  const failures = conditions?.filter(({ type }) => type === 'ReplicaFailure') ?? [];
+  const kept = only(status, statusKept);
+  if (failures.length > 0) return { ...kept, conditions: failures };
+  return Object.keys(kept).length > 0 ? kept : nothing;
+}
+
+/** The one for all that have none. */
+const nothing: Readonly<Record<string, unknown>> = Object.freeze({});
+
+const metadataKept = ['name', 'namespace', 'uid', 'resourceVersion', 'generation', 'deletionTimestamp'];
 
 function only<T extends object>(whole: T, names: readonly string[]): T {
   return Object.fromEntries(Object.entries(whole).filter(([name]) => names.includes(name))) as T;
 }
 
 /** 96 bits: enough to tell a manifest from the one before it. */
-const digestOf = (text: string): string => createHash('sha256').update(text).digest('base64url').slice(0, 16);
+const digestOf = (text: string): string =>
+  createHash('sha256').update(text).digest().toString('base64url', 0, 12);
 
 function withAnnotation(manifest: Manifest, digest: string): Manifest {
   const { metadata } = manifest;

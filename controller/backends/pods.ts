@@ -1,7 +1,7 @@
 /** Pods as the API server tells of them: what is looked at, and what each says of itself. */
 import type { ClusterObject } from '../cluster/informer.ts';
 import type { Resource } from '../cluster/client.ts';
-import { configAnnotation } from './manifests.ts';
+import { configAnnotation, functionLabel } from './manifests.ts';
 
 export const podResource: Resource = { group: '', version: 'v1', plural: 'pods' };
 
@@ -43,10 +43,13 @@ export interface ContainerState {
   };
 }
 
-/** Without what nobody looks at: a pod is several KiB, and there may be thousands. */
+const conditionsKept = ['Ready', 'ContainersReady', 'PodScheduled'];
+
+/** Without what nobody looks at: a pod is 9 KB, and there may be thousands. */
 export function keptPod({ metadata, spec, status }: Pod): Pod {
-  const { name, namespace, uid, resourceVersion, creationTimestamp, deletionTimestamp, labels } = metadata;
+  const { name, namespace, uid, resourceVersion, creationTimestamp, deletionTimestamp } = metadata;
   const config = metadata.annotations?.[configAnnotation];
+  const of = metadata.labels?.[functionLabel];
   return {
     metadata: {
       name,
@@ -55,13 +58,41 @@ export function keptPod({ metadata, spec, status }: Pod): Pod {
       ...(namespace !== undefined && { namespace }),
       ...(creationTimestamp !== undefined && { creationTimestamp }),
       ...(deletionTimestamp !== undefined && { deletionTimestamp }),
-      ...(labels && { labels }),
+      ...(of !== undefined && { labels: { [functionLabel]: of } }),
       ...(config !== undefined && { annotations: { [configAnnotation]: config } }),
     },
     spec: spec.nodeName === undefined ? {} : { nodeName: spec.nodeName },
-    status,
+    status: keptPodStatus(status),
   };
 }
+
+function keptPodStatus(status: Pod['status']): Pod['status'] {
+  const { phase, reason, message, podIP, initContainerStatuses, containerStatuses } = status;
+  const conditions = status.conditions?.filter(({ type }) => conditionsKept.includes(type));
+  return {
+    ...(phase !== undefined && { phase }),
+    ...(reason !== undefined && { reason }),
+    ...(message !== undefined && { message }),
+    ...(podIP !== undefined && { podIP }),
+    ...(conditions && { conditions: conditions.map(keptCondition) }),
+    ...(initContainerStatuses && { initContainerStatuses: initContainerStatuses.map(keptContainer) }),
+    ...(containerStatuses && { containerStatuses: containerStatuses.map(keptContainer) }),
+  };
+}
+
+const keptCondition = ({ type, status, reason, message }: PodCondition): PodCondition => ({
+  type,
+  status,
+  ...(reason !== undefined && { reason }),
+  ...(message !== undefined && { message }),
+});
+
+const keptContainer = ({ name, restartCount, state, lastState }: ContainerStatus): ContainerStatus => ({
+  name,
+  restartCount,
+  ...(state && { state }),
+  ...(lastState && Object.keys(lastState).length > 0 && { lastState }),
+});
 
 export const isLeaving = ({ metadata }: Pod): boolean => metadata.deletionTimestamp !== undefined;
 

@@ -58,7 +58,8 @@ const defaults: Omit<InformerTimings, 'silentMs'> = {
 };
 /** What the server may take to end a watch that is over. */
 const endingMs = 10_000;
-const pageSize = 250;
+/** To take in a page is work in one piece, and of the largest objects a megabyte. */
+const pageSize = 100;
 /** A watch that lives this long works: the next failure is a first one. */
 const steadyMs = 5_000;
 
