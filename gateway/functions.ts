@@ -1,14 +1,14 @@
 /** What the gateway knows of the Functions: kept by the store's watch, so that no request waits for a store. */
 import { type FunctionObject } from '../crds/function.ts';
-import { type Route, routesOf } from '../controller/function/routes.ts';
 import { type Key, keyText, type Store } from '../controller/stores/store.ts';
 import type { Log } from '../runtime/log.ts';
+import { openRouteTable, type RouteTable } from './route-table.ts';
 
 export interface Functions {
   /** Looks into the store as well where it is not known yet: a deploy that just returned can be called. */
   get(key: Key): Promise<FunctionObject | undefined>;
   all(): Iterable<FunctionObject>;
-  routes(): readonly Route[];
+  readonly routes: Pick<RouteTable, 'at'>;
   close(): void;
 }
 
@@ -17,13 +17,24 @@ export async function openFunctions(
   log: Log,
 ): Promise<Functions> {
   const known = new Map<string, FunctionObject>();
-  for (const object of await store.list()) known.set(keyText(object.metadata), object);
-  let routes = routesOf([...known.values()]).routes;
+  const routes = openRouteTable();
+  for (const object of await store.list()) keep(object.metadata, object);
 
   const changed = new Map<string, Key>();
   let reading = false;
 
-  /** One pass for all keys that came in meanwhile: a folder of a hundred manifests is one new table. */
+  function keep(key: Key, object: FunctionObject | undefined): void {
+    const before = known.get(keyText(key));
+    if (object) known.set(keyText(key), object);
+    else known.delete(keyText(key));
+    // Most changes are of the status, which no route depends on.
+    const isSame =
+      before?.metadata.uid === object?.metadata.uid &&
+      before?.metadata.generation === object?.metadata.generation;
+    if (!isSame) routes.set(key, object);
+  }
+
+  /** One pass for all keys that came in meanwhile. */
   async function read(): Promise<void> {
     if (reading) return;
     reading = true;
@@ -31,15 +42,12 @@ export async function openFunctions(
       const keys = [...changed.values()];
       changed.clear();
       await Promise.all(keys.map(readOne));
-      routes = routesOf([...known.values()]).routes;
     }
     reading = false;
   }
   async function readOne(key: Key): Promise<void> {
     try {
-      const object = await store.get(key);
-      if (object) known.set(keyText(key), object);
-      else known.delete(keyText(key));
+      keep(key, await store.get(key));
     } catch (error) {
       log.warn(
         { source: 'platform', namespace: key.namespace, function: key.name, err: error },
@@ -56,7 +64,7 @@ export async function openFunctions(
   return {
     get: async (key) => known.get(keyText(key)) ?? (await store.get(key)),
     all: () => known.values(),
-    routes: () => routes,
+    routes,
     close: stop,
   };
 }

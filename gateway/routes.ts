@@ -1,5 +1,6 @@
-/** Which http trigger a request is for. Pure; the table comes from the controller's `routesOf`. */
+/** Which http trigger a request is for. */
 import { type Route, reservedPaths } from '../controller/function/routes.ts';
+import type { RouteTable } from './route-table.ts';
 
 export type Match =
   | { kind: 'found'; route: Route }
@@ -7,9 +8,12 @@ export type Match =
   | { kind: 'wrongMethod'; route: Route; allow: readonly string[] }
   | { kind: 'none' };
 
-/** `routes` as `routesOf` sorts them: the first that fits path and method is the right one. */
-export function match(routes: readonly Route[], method: string, path: string): Match {
-  const onPath = routes.filter((route) => fits(route, path));
+/** The first that fits path and method is the right one. As many look-ups as the path has segments. */
+export function match(routes: Pick<RouteTable, 'at'>, method: string, path: string): Match {
+  const onPath = [
+    ...routes.at('Exact', path),
+    ...prefixesOf(path).flatMap((prefix) => routes.at('Prefix', prefix)),
+  ];
   const found = onPath.find(({ methods }) => !methods || methods.includes(method));
   if (found) return { kind: 'found', route: found };
   const [first] = onPath;
@@ -18,10 +22,13 @@ export function match(routes: readonly Route[], method: string, path: string): M
   return { kind: 'wrongMethod', route: first, allow };
 }
 
-function fits({ pathType, path: own }: Route, path: string): boolean {
-  if (path === own) return true;
-  // By whole segments, as a Kubernetes Ingress: /api serves /api/x and not /apix.
-  return pathType === 'Prefix' && (own === '/' || path.startsWith(`${own}/`));
+/** The longest first. By whole segments, as a Kubernetes Ingress: /api serves /api/x and not /apix. */
+function prefixesOf(path: string): string[] {
+  const found = [path];
+  for (let end = path.lastIndexOf('/'); end > 0; end = path.lastIndexOf('/', end - 1)) {
+    found.push(path.slice(0, end));
+  }
+  return [...new Set([...found, '/'])];
 }
 
 export function isReserved(path: string): boolean {

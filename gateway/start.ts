@@ -208,7 +208,7 @@ function doorOf(request: FastifyRequest, functions: Functions): Door {
   if (door !== undefined) return { kind: door };
   const path = pathOf(request.raw.url ?? '');
   if (path !== undefined && isReserved(path)) return { kind: 'control' };
-  request.match = path === undefined ? { kind: 'none' } : match(functions.routes(), request.method, path);
+  request.match = path === undefined ? { kind: 'none' } : match(functions.routes, request.method, path);
   if (request.match.kind === 'none') return { kind: 'trigger' };
   const { auth, namespace, name } = request.match.route;
   const access = accessOf('invoke', request.method, { namespace, name });

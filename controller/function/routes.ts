@@ -28,9 +28,13 @@ export const reservedPaths = ['/atoll', '/2015-03-31', '/2021-11-15', '/ns', '/m
 /**
  * The first route that fits a request is the right one: an Exact route lies before a Prefix route of the same
  * path, a longer path before a shorter one. A path taken twice belongs to the older Function (CONTRACTS 2), by
- * creation time, then by namespace and name; within a Function to the earlier trigger.
+ * creation time, then by namespace and name; within a Function to the earlier trigger. With `at` only what is at that
+ * place: what is elsewhere changes nothing there.
  */
-export function routesOf(functions: readonly FunctionObject[]): {
+export function routesOf(
+  functions: readonly FunctionObject[],
+  at?: string,
+): {
   routes: Route[];
   conflicts: RouteConflict[];
 } {
@@ -46,6 +50,7 @@ export function routesOf(functions: readonly FunctionObject[]): {
       const own = { namespace: metadata.namespace, name: metadata.name, trigger: trigger.name };
       const route: Route = { ...own, path, pathType, methods, auth };
       const place = placeOf(trigger.http);
+      if (at !== undefined && place !== at) continue;
       const rivals = taken.get(place) ?? [];
       const winner = rivals.find((rival) => shareMethod(rival, route));
       const reserved = reservedPaths.find((prefix) => path === prefix || path.startsWith(`${prefix}/`));
@@ -70,7 +75,10 @@ export function placesOf({ spec }: FunctionObject): string[] {
   return [...new Set(spec.triggers.flatMap(({ http }) => (http ? [placeOf(http)] : [])))];
 }
 
-const placeOf = (http: TriggerSources['http']): string => `${http.pathType} ${pathOf(http)}`;
+const placeOf = (http: TriggerSources['http']): string => placeAt(http.pathType, pathOf(http));
+
+/** `path` as a Route has it. */
+export const placeAt = (pathType: Route['pathType'], path: string): string => `${pathType} ${path}`;
 
 const pathOf = ({ path, pathType }: TriggerSources['http']): string =>
   pathType === 'Prefix' ? path.replace(/(?<=.)\/+$/, '') : path;

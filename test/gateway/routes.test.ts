@@ -1,11 +1,11 @@
 import { expect, test } from 'vitest';
-import { routesOf } from '../../controller/function/routes.ts';
 import type { FunctionObject, TriggerSpec } from '../../crds/function.ts';
+import { openRouteTable, type RouteTable } from '../../gateway/route-table.ts';
 import { isReserved, match, pathOf } from '../../gateway/routes.ts';
 
 type Http = Partial<NonNullable<TriggerSpec['http']>> & { path: string };
 
-function tableOf(functions: Record<string, Http[]>) {
+function tableOf(functions: Record<string, Http[]>): RouteTable {
   const objects = Object.entries(functions).map(([name, https]) => ({
     metadata: { namespace: 'default', name, uid: name, generation: 1 },
     spec: {
@@ -16,10 +16,12 @@ function tableOf(functions: Record<string, Http[]>) {
       })),
     },
   }));
-  return routesOf(objects as unknown as FunctionObject[]).routes;
+  const table = openRouteTable();
+  for (const object of objects as unknown as FunctionObject[]) table.set(object.metadata, object);
+  return table;
 }
 
-function whoAnswers(table: ReturnType<typeof tableOf>, method: string, path: string): string {
+function whoAnswers(table: RouteTable, method: string, path: string): string {
   const found = match(table, method, path);
   return found.kind === 'found' ? found.route.name : found.kind;
 }
