@@ -11,14 +11,14 @@ import { missing } from '../support/requirement.ts';
 
 const main = join(import.meta.dirname, '../../controller/main.ts');
 
-async function run(config: unknown): Promise<RunningProcess> {
+async function run(config: unknown, env: Readonly<Record<string, string>> = {}): Promise<RunningProcess> {
   const file = join(await temporaryFolder(), 'config.json');
   await writeFile(file, JSON.stringify(config));
   // Nothing of the machine's own: a kubeconfig that it may have is none of the test's.
   const home = await temporaryFolder();
   return startProcess(process.execPath, [main, file], {
     name: 'controller',
-    env: { PATH: process.env['PATH'], HOME: home },
+    env: { PATH: process.env['PATH'], HOME: home, ...env },
   });
 }
 
@@ -31,6 +31,48 @@ test('a configuration that is wrong, and one that leads to no cluster, end it wi
   expect(nowhere.output()).toContain('set KUBECONFIG');
   const none = await startProcess(process.execPath, [main], { name: 'controller' });
   expect((await none.exited).code).toBe(2);
+});
+
+test('SIGUSR1 opens its profiler, to its own machine only', async () => {
+  const kubeconfig = join(await temporaryFolder(), 'kubeconfig');
+  // Nobody answers there: it waits.
+  const cluster = { server: 'http://127.0.0.1:9' };
+  await writeFile(
+    kubeconfig,
+    JSON.stringify({
+      'current-context': 'none',
+      contexts: [{ name: 'none', context: { cluster: 'none', user: 'none' } }],
+      clusters: [{ name: 'none', cluster }],
+      users: [{ name: 'none', user: {} }],
+    }),
+  );
+  const listen = { host: '127.0.0.1', port: 0 };
+  const replica = await run({ image: 'atoll:1', kubeconfig, listen }, { NODE_OPTIONS: '--inspect-port=0' });
+  await replica.line(/"url":"/);
+  expect(replica.output()).not.toContain('Debugger listening');
+  process.kill(replica.pid, 'SIGUSR1');
+  const [, url = ''] = /(ws:\S+)/.exec(await replica.line(/Debugger listening on ws:/)) ?? [];
+  expect(new URL(url).hostname).toBe('127.0.0.1');
+
+  const profiler = new WebSocket(url);
+  await new Promise((resolve) => profiler.addEventListener('open', resolve, { once: true }));
+  let asked = 0;
+  const ask = async (method: string): Promise<unknown> => {
+    const id = ++asked;
+    const answer = new Promise((resolve) =>
+      profiler.addEventListener('message', ({ data }) => {
+        const said = JSON.parse(String(data)) as { id?: number; result?: unknown };
+        if (said.id === id) resolve(said.result);
+      }),
+    );
+    profiler.send(JSON.stringify({ id, method }));
+    return answer;
+  };
+  await ask('Profiler.enable');
+  await ask('Profiler.start');
+  const { profile } = (await ask('Profiler.stop')) as { profile: { nodes: unknown[] } };
+  expect(profile.nodes.length).toBeGreaterThan(0);
+  profiler.close();
 });
 
 describe.skipIf(await missing('kubernetes', 'openssl'))('replicas in a cluster', () => {
