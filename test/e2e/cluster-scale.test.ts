@@ -5,8 +5,13 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { parse } from 'yaml';
+import { openCluster } from '../../controller/cluster/client.ts';
+import { openInformer, type ClusterObject } from '../../controller/cluster/informer.ts';
+import { functionResource } from '../../controller/stores/kubernetes.ts';
 import type { HostFunctionStatus } from '../../runtime/config.ts';
 import { buildAll } from '../../tools/build.ts';
+import { closeLater } from '../support/closing.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { installFunctionKind } from '../support/function-kind.ts';
 import { startKubernetes, type AuditEvent, type Kubernetes } from '../support/kubernetes.ts';
@@ -78,6 +83,7 @@ describe.skipIf(await missing('kubernetes', 'openssl', 'kwok'))(`${count} Functi
         await posted(kubernetes, '/api/v1/namespaces', { metadata: { name: `scale-${number}` } });
       }
 
+      const readyNow = await followReady(kubernetes);
       const first = await startController(kubernetes);
       await expect.poll(() => first.metric('atoll_controller_leader'), patience).toBe(1);
       const beganMs = performance.now();
@@ -89,7 +95,7 @@ describe.skipIf(await missing('kubernetes', 'openssl', 'kwok'))(`${count} Functi
       const declaredMs = performance.now() - beganMs;
       await expect.poll(() => deployments(kubernetes), patience).toBe(count);
       const appliedMs = performance.now() - beganMs;
-      await expect.poll(() => readyOf(kubernetes), patience).toBe(count);
+      await expect.poll(readyNow, patience).toBe(count);
       const readyMs = performance.now() - beganMs;
       await quiet(first);
       const made = await usageOf(first.process);
@@ -158,6 +164,23 @@ interface Controller {
   metric(name: string): Promise<number>;
 }
 
+const chart = join(import.meta.dirname, '../../charts/atoll');
+
+/** What the chart gives the controller. Without its container Node is told the limit that it would find there. */
+async function chartEnvironment(): Promise<Record<string, string>> {
+  const values = parse(await readFile(join(chart, 'values.yaml'), 'utf8')) as {
+    controller: { resources: { limits: { memory: string } } };
+  };
+  const limitMiB = Number(/^(\d+)Mi$/.exec(values.controller.resources.limits.memory)![1]);
+  const template = await readFile(join(chart, 'templates/controller.yaml'), 'utf8');
+  const given = [...template.matchAll(/\{ name: ([A-Z_]+), value: '([^']*)' \}/g)];
+  const env = Object.fromEntries(given.map(([, name, value]) => [name!, value!]));
+  const share = /--max-old-space-size-percentage=(\d+)/;
+  const [, percent] = share.exec(env['NODE_OPTIONS'] ?? '')!;
+  const heapMiB = Math.floor((limitMiB * Number(percent)) / 100);
+  return { ...env, NODE_OPTIONS: env['NODE_OPTIONS']!.replace(share, `--max-old-space-size=${heapMiB}`) };
+}
+
 /** The program itself, as the image has it: stripping types would take memory of its own. */
 async function startController(kubernetes: Kubernetes): Promise<Controller> {
   const folder = await temporaryFolder();
@@ -166,7 +189,11 @@ async function startController(kubernetes: Kubernetes): Promise<Controller> {
   const file = join(folder, 'config.json');
   const listen = { host: '127.0.0.1', port: 0 };
   await writeFile(file, JSON.stringify({ image: 'atoll:1', site: 'hub', kubeconfig, listen }));
-  const replica = await startProcess(process.execPath, [main, file], { name: 'controller', graceMs: 30_000 });
+  const replica = await startProcess(process.execPath, [main, file], {
+    name: 'controller',
+    graceMs: 30_000,
+    env: { ...process.env, ...(await chartEnvironment()) },
+  });
   const { url } = JSON.parse(await replica.line(/"url":"/)) as { url: string };
   return {
     process: replica,
@@ -213,12 +240,26 @@ async function deployments(kubernetes: Kubernetes): Promise<number> {
   return items.length + (metadata.remainingItemCount ?? 0);
 }
 
-async function readyOf(kubernetes: Kubernetes): Promise<number> {
-  const { body } = await kubernetes.request('GET', '/apis/atoll.dev/v1alpha1/functions');
-  const { items } = body as { items: { status?: { conditions?: { type: string; status: string }[] } }[] };
-  return items.filter(({ status }) =>
-    status?.conditions?.some((one) => one.type === 'Ready' && one.status === 'True'),
-  ).length;
+/** How many Functions are Ready, followed: to list thousands again and again would be most of what the server does. */
+async function followReady(kubernetes: Kubernetes): Promise<() => number> {
+  interface Stored extends ClusterObject {
+    readonly status?: { readonly conditions?: readonly { readonly type: string; readonly status: string }[] };
+  }
+  const cluster = await openCluster({ kubeconfig: kubernetes.kubeconfigFile, userAgent: 'test' });
+  const ready = new Set<string>();
+  const functions = openInformer<Stored>({ cluster, resource: functionResource });
+  functions.watch((_key, before, after) => {
+    const { uid } = (after ?? before)!.metadata;
+    const isReady = after?.status?.conditions?.some((one) => one.type === 'Ready' && one.status === 'True');
+    if (isReady) ready.add(uid);
+    else ready.delete(uid);
+  });
+  closeLater(async () => {
+    await functions.close();
+    await cluster.close();
+  });
+  await functions.untilSynced();
+  return () => ready.size;
 }
 
 async function posted(
