@@ -189,6 +189,16 @@ export const tools = {
     usualSeconds: 150,
     accepted: { versionArguments: ['--version'], pattern: /v(\d+\.\d+\.\d+)/, atLeast: '0.7.0' },
   },
+  'kubernetes-validate': {
+    version: '1.37.0',
+    kind: 'pypi',
+    requirements: 'kubernetes-validate.txt',
+    module: 'kubernetes_validate',
+    purpose: 'the schemas of eight versions of Kubernetes; tests',
+    binary: 'kubernetes-validate',
+    usualSeconds: 30,
+    accepted: { versionArguments: ['--version'], pattern: /^(\d+\.\d+\.\d+)/, atLeast: '1.37.0' },
+  },
   containerd: {
     version: '1.6.20',
     kind: 'debian',

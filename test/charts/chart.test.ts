@@ -20,6 +20,7 @@ import { temporaryFolder } from '../support/folder.ts';
 import { startKubernetes } from '../support/kubernetes.ts';
 import type { Kubernetes } from '../support/kubernetes.ts';
 import { missing, requireTool } from '../support/requirement.ts';
+import { judgedBySchemas, kubernetesVersions } from '../support/schemas.ts';
 
 interface KubernetesObject {
   readonly apiVersion: string;
@@ -104,6 +105,9 @@ async function render(values: object = {}): Promise<string> {
   return helm('template', 'atoll', chart, '--namespace', 'atoll-system', '--values', file);
 }
 
+/** kubernetes-validate reads a schema anew for each object and version: 5 s of CPU. */
+const schemas = { timeout: 120_000 };
+
 const objectsOf = (text: string): KubernetesObject[] =>
   parseAllDocuments(text)
     .map((document) => document.toJSON() as KubernetesObject | null)
@@ -151,6 +155,24 @@ describe.skipIf(await missing('helm'))('the chart', () => {
   ])('is refused with %s, and told where', async (_, values, where) => {
     await expect(render(values)).rejects.toThrow(where);
   });
+
+  test.each([
+    ['with its defaults', {}],
+    ['with everything on', everything],
+  ])(
+    'is taken strictly by the schemas of every Kubernetes it is made for, %s',
+    schemas,
+    async (_, values) => {
+      const objects = objectsOf(await render(values));
+      const { judged, taken, refused } = await judgedBySchemas(objects);
+      expect(refused).toEqual([]);
+      expect(taken).toBe(judged * kubernetesVersions.length);
+      expect(judged).toBeGreaterThan(20);
+      const deployment = objects.find(({ kind }) => kind === 'Deployment')!;
+      const wrong = { ...deployment, spec: { ...(deployment.spec as object), replica: 2 } };
+      expect((await judgedBySchemas([wrong])).refused).toHaveLength(kubernetesVersions.length);
+    },
+  );
 
   test('keeps the CustomResourceDefinition when it is uninstalled, and it is the one of the checkout', async () => {
     const definition = objectsOf(await render()).find(({ kind }) => kind === 'CustomResourceDefinition')!;

@@ -10,6 +10,7 @@ import { newOperatorSeed, openOperatorKeys } from '../../../controller/broker/ac
 import type { PackageConfig, RuntimeConfig } from '../../../runtime/config.ts';
 import { workload } from '../../contracts/backend.ts';
 import { startKubernetes, type Kubernetes } from '../../support/kubernetes.ts';
+import { judgedBySchemas, kubernetesVersions } from '../../support/schemas.ts';
 
 const settings: ClusterSettings = {
   image: 'atoll:0.1.0',
@@ -423,6 +424,20 @@ test('the API server takes every object strictly, and the pods in a namespace of
     expect(answer, `${what}: ${JSON.stringify(answer.body)}`).toMatchObject({ status: 201 });
   }
 });
+
+test(
+  'the schemas of every Kubernetes it is made for take every object strictly',
+  { timeout: 120_000 },
+  async () => {
+    const objects = Object.values(shapes).flatMap(
+      (spec) => made(spec, {}, { ...settings, packages: 'http://gateway.atoll:80' }).objects,
+    );
+    const { judged, taken, refused } = await judgedBySchemas(objects);
+    expect(refused).toEqual([]);
+    expect(taken).toBe(judged * kubernetesVersions.length);
+    expect(judged).toBe(objects.length);
+  },
+);
 
 const plurals: Record<string, string> = {
   ServiceAccount: 'serviceaccounts',
