@@ -10,6 +10,8 @@ export function triggerText(trigger: TriggerSpec, url?: string): string {
       return source.subject === undefined ? source.stream : `${source.stream} ${source.subject}`;
     case 'mqtt':
       return `${source.topic} (QoS ${source.qos})`;
+    case 'ros':
+      return source.service ?? source.topic ?? source.topics?.map(({ match }) => match).join(', ') ?? '';
     case 'http': {
       const methods = source.methods?.join(',') ?? 'ANY';
       return `${methods} ${url ?? ''}${source.path}${source.pathType === 'Prefix' ? '…' : ''}`;

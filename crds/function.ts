@@ -9,6 +9,7 @@
 import { Type, type Static, type TSchema } from 'typebox';
 import { check, type Problem } from './check.ts';
 import { invokeTrigger, memoryMax, memoryMin, nameAllowed, namePattern, rules } from './rules.ts';
+import { rosTopicDefaults } from './values.ts';
 
 export { problemText, type Problem } from './check.ts';
 export { invokeTrigger, namePattern } from './rules.ts';
@@ -248,6 +249,116 @@ const ScheduleTrigger = Type.Object(
   { ...strict, description: 'The clock: cron or every.' },
 );
 
+/** As `ros2 topic list` prints them; one level may hold letters, digits and "_", no digit first. */
+const rosName = '/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*';
+const rosLevel = '([*][*]|[A-Za-z_*][A-Za-z0-9_]*([*][A-Za-z0-9_]+)*[*]?)';
+const rosMatch = `^/?${rosLevel}(/${rosLevel})*$`;
+const rosMatchAllowed =
+  'a topic such as /scan, or a pattern: "*" for what one level holds, "**" for any number of levels';
+
+const rosType = (folder: 'msg' | 'srv' | 'msg|srv', description: string) =>
+  optional(
+    Type.String({
+      pattern: `^[a-z][a-z0-9_]*/(${folder})/[A-Z][A-Za-z0-9]*$`,
+      allowed: `<package>/${folder === 'srv' ? 'srv' : 'msg'}/<Name>, such as ${folder === 'srv' ? 'std_srvs/srv/Trigger' : 'sensor_msgs/msg/LaserScan'}`,
+      maxLength: 255,
+      description,
+    }),
+  );
+const rosMaxHz = () =>
+  optional(
+    Type.Number({
+      minimum: 0.001,
+      maximum: 10000,
+      description: 'Messages a second of each topic, at most; the others are left out. Default: all.',
+    }),
+  );
+const rosExclude = () =>
+  optional(
+    Type.Array(Type.String({ pattern: rosMatch, allowed: rosMatchAllowed, maxLength: 255 }), {
+      maxItems: 64,
+      description: 'Topics and patterns that a pattern does not take.',
+    }),
+  );
+const rosRaw = (words: Words = {}) =>
+  Type.Boolean({
+    description: "True: the event is a Buffer of the message's CDR bytes, which nothing decodes.",
+    ...words,
+  });
+const rosKeepLast = (words: Words = {}) =>
+  Type.Integer({
+    minimum: 1,
+    maximum: 1000,
+    description: 'Messages of each topic that wait while the function is busy; older ones give way.',
+    ...words,
+  });
+const rosQosProfiles = ['auto', 'reliable', 'best_effort', 'transient_local'] as const;
+const rosQos = (words: Words = {}) =>
+  choice(rosQosProfiles, {
+    description:
+      'auto: what the publishers offer. transient_local: reliable, and what was published before is asked for.',
+    ...words,
+  });
+const RosTrigger = Type.Object(
+  {
+    service: optional(
+      Type.String({
+        pattern: `^${rosName}$`,
+        allowed: 'the name of a service, such as /update_handler',
+        maxLength: 255,
+        description: 'Service to offer: the request is the event, the return value the response.',
+      }),
+    ),
+    topics: optional(
+      Type.Array(
+        Type.Object(
+          {
+            match: Type.String({
+              pattern: rosMatch,
+              allowed: rosMatchAllowed,
+              maxLength: 255,
+              description:
+                'Topic, or pattern: * for what one level holds, ** for any number of levels. Without / first: in the namespace of the site.',
+            }),
+            type: rosType('msg', 'Type of the messages. Default: what the publishers say.'),
+            raw: rosRaw({ default: rosTopicDefaults.raw }),
+            maxHz: rosMaxHz(),
+            keepLast: rosKeepLast({ default: rosTopicDefaults.keepLast }),
+            qos: rosQos({ default: rosTopicDefaults.qos }),
+            exclude: rosExclude(),
+          },
+          strict,
+        ),
+        {
+          minItems: 1,
+          maxItems: 64,
+          description: 'Topics to subscribe to; of several entries that fit a topic the first one takes it.',
+        },
+      ),
+    ),
+    topic: optional(
+      Type.String({
+        pattern: rosMatch,
+        allowed: rosMatchAllowed,
+        maxLength: 255,
+        description: 'Short for topics with one entry: its match. The fields of the entry stand beside it.',
+      }),
+    ),
+    type: rosType('msg|srv', "The service's type, or the topic's."),
+    raw: optional(rosRaw()),
+    maxHz: rosMaxHz(),
+    keepLast: optional(rosKeepLast()),
+    qos: optional(rosQos()),
+    exclude: rosExclude(),
+    failure: optional(
+      textMap(
+        'What a caller of the service gets when the function fails: fields of the response, with {code} and {message} in texts. Default: success, ok or accepted false; message or error the error.',
+      ),
+    ),
+  },
+  { ...strict, description: 'Messages of ROS 2 topics, or requests of a ROS 2 service.' },
+);
+
 const Trigger = Type.Object(
   {
     name: Type.String({
@@ -258,11 +369,12 @@ const Trigger = Type.Object(
     }),
     encoding: choice(['json', 'text', 'binary'], {
       default: 'json',
-      description: 'What the payload is: parsed JSON, a string, or a Buffer.',
+      description: 'What the payload is: parsed JSON, a string, or a Buffer. Of ROS: see raw.',
     }),
     nats: optional(NatsTrigger),
     jetstream: optional(JetStreamTrigger),
     mqtt: optional(MqttTrigger),
+    ros: optional(RosTrigger),
     http: optional(HttpTrigger),
     schedule: optional(ScheduleTrigger),
   },
@@ -542,7 +654,8 @@ export const FunctionSpecSchema = Type.Object(
       ...listMap('name'),
       maxItems: 16,
       default: [],
-      description: 'What calls the function. Each has exactly one of nats, jetstream, mqtt, http, schedule.',
+      description:
+        'What calls the function. Each has exactly one of nats, jetstream, mqtt, ros, http, schedule.',
     }),
     retry: Type.Object(
       {
@@ -617,6 +730,7 @@ export interface TriggerSources {
   nats: Static<typeof NatsTrigger>;
   jetstream: Static<typeof JetStreamTrigger>;
   mqtt: Static<typeof MqttTrigger>;
+  ros: Static<typeof RosTrigger>;
   http: Static<typeof HttpTrigger>;
   schedule: Static<typeof ScheduleTrigger>;
 }

@@ -20,7 +20,8 @@ type Structural = Record<string, unknown>;
 export function customResourceDefinition(): object {
   const root: Schema = {
     type: 'object',
-    description: 'Function is Lambda-style code and what calls it: NATS, JetStream, MQTT, HTTP or the clock.',
+    description:
+      'Function is Lambda-style code and what calls it: NATS, JetStream, MQTT, ROS 2, HTTP or the clock.',
     required: ['spec'],
     properties: {
       apiVersion: { type: 'string' },

@@ -253,6 +253,42 @@ export const rules: readonly Rule[] = [
     "must not begin with the level atoll or _INBOX, which are Atoll's own",
   ),
 
+  exactlyOne('spec.triggers[].ros', ['service', 'topics', 'topic']),
+  rule<NonNullable<TriggerSpec['ros']>>(
+    'spec.triggers[].ros',
+    "!has(self.service) || (has(self.type) && !self.type.contains('/msg/'))",
+    'must have the type of its service, such as std_srvs/srv/Trigger',
+    (self) => self.service === undefined || (self.type !== undefined && !self.type.includes('/msg/')),
+    '.type',
+  ),
+  rule<NonNullable<TriggerSpec['ros']>>(
+    'spec.triggers[].ros',
+    "!has(self.topic) || !has(self.type) || !self.type.contains('/srv/')",
+    'must be the type of a message where topic is, such as sensor_msgs/msg/LaserScan',
+    (self) => self.topic === undefined || !(self.type?.includes('/srv/') ?? false),
+    '.type',
+  ),
+  rule<NonNullable<TriggerSpec['ros']>>(
+    'spec.triggers[].ros',
+    '!has(self.topics) || !has(self.type)',
+    'must not have type beside topics: each of them has its own',
+    (self) => self.topics === undefined || self.type === undefined,
+  ),
+  rule<NonNullable<TriggerSpec['ros']>>(
+    'spec.triggers[].ros',
+    'has(self.topic) || !(has(self.raw) || has(self.maxHz) || has(self.keepLast) || has(self.qos) || has(self.exclude))',
+    'must not have raw, maxHz, keepLast, qos or exclude without topic: with topics they belong into its entries',
+    (self) =>
+      self.topic !== undefined ||
+      [self.raw, self.maxHz, self.keepLast, self.qos, self.exclude].every((field) => field === undefined),
+  ),
+  rule<NonNullable<TriggerSpec['ros']>>(
+    'spec.triggers[].ros',
+    '!has(self.failure) || has(self.service)',
+    'must not have failure without service: nobody waits for what becomes of a message',
+    (self) => self.failure === undefined || self.service !== undefined,
+  ),
+
   exactlyOne('spec.triggers[].schedule', ['cron', 'every']),
   rule<NonNullable<TriggerSpec['schedule']>>(
     'spec.triggers[].schedule',

@@ -5,9 +5,13 @@ export const triggerKinds = [
   'nats',
   'jetstream',
   'mqtt',
+  'ros',
   'http',
   'schedule',
 ] as const satisfies TriggerKind[];
+
+/** Of an entry of ros.topics, and of its short form, whose fields are absent where they do not belong. */
+export const rosTopicDefaults = { raw: false, keepLast: 10, qos: 'auto' } as const;
 
 /** The one source a trigger has. Validation guarantees that there is exactly one. */
 export function sourceOf(

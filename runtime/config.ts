@@ -23,6 +23,7 @@ export interface RuntimeConfig {
   readonly s3?: S3Settings;
   /** `required`: what spec.permissions does not name is refused to handlers, also where a function has none. */
   readonly permissions?: 'required';
+  readonly ros?: RosSettings;
   /**
    * ms from the signal until the host no longer answers over HTTP, for callers that do not know yet that it ends. No
    * trigger takes an event meanwhile. Absent: 0.
@@ -62,6 +63,18 @@ export interface MqttSettings {
   /** File of JSON { username, password }, mode 0600. */
   readonly credentialsFile?: string;
   readonly tls?: TlsFiles;
+}
+
+/** Where the ROS process of the machine listens, or why there is none. */
+export type RosSettings = { readonly socket: string } | { readonly missing: string };
+
+/** What `runtime/ros/main.ts` reads. ROS itself comes from the environment of the process. */
+export interface RosProcessConfig {
+  readonly site: string;
+  /** Path of the unix socket that it makes. */
+  readonly socket: string;
+  /** Of the node, and of names without a slash first: `/robot1`. Default: `/`. */
+  readonly namespace?: string;
 }
 
 export interface S3Settings {

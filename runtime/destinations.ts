@@ -4,12 +4,12 @@
  */
 import { randomUUID } from 'node:crypto';
 import { headers as natsHeaders } from '@nats-io/transport-node';
-import type { DestinationSpec, Encoding } from '../crds/function.ts';
+import type { DestinationSpec } from '../crds/function.ts';
 import { openMqttLink, type MqttLink, type QoS } from './clients/mqtt.ts';
 import type { NatsLink } from './clients/nats.ts';
 import type { MqttSettings } from './config.ts';
 import { AtollError, type Fault } from './errors.ts';
-import type { DeadLetterReason, Result, TriggerEvent } from './event.ts';
+import type { DeadLetterReason, EventEncoding, Result, TriggerEvent } from './event.ts';
 import { hopsHeader, hopsOf } from './lineage.ts';
 import type { Log } from './log.ts';
 import { lambdaError } from './triggers/invoke.ts';
@@ -125,9 +125,9 @@ export async function send(
   }
 }
 
-function decoded(encoding: Encoding, data: Uint8Array): unknown {
+function decoded(encoding: EventEncoding, data: Uint8Array): unknown {
   const bytes = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
-  if (encoding === 'binary') return bytes.toString('base64');
+  if (encoding === 'binary' || encoding === 'cdr') return bytes.toString('base64');
   const text = bytes.toString();
   if (encoding === 'text') return text;
   try {

@@ -149,6 +149,31 @@ export const errorCodes = {
     retryable: true,
     text: 'There is no ROS 2 that the site could use: none was sourced when "faas up" was started, or rclnodejs is missing or was built for another one. The message says what to install. Clusters have no ROS.',
   },
+  RosUnavailable: {
+    whose: 'ours',
+    retryable: true,
+    text: 'The ROS process of the machine is not running; it is started again with backoff.',
+  },
+  RosTypeNotFound: {
+    whose: 'yours',
+    retryable: true,
+    text: 'A ROS message or service type is not installed on this machine; the message names the package.',
+  },
+  RosTypeMismatch: {
+    whose: 'yours',
+    retryable: true,
+    text: 'A ROS topic or service has another type than the trigger says; the message names both, and who publishes.',
+  },
+  RosServiceUnavailable: {
+    whose: 'yours',
+    retryable: true,
+    text: 'Nobody serves the ROS service, as far as this machine sees (ROS_DOMAIN_ID, discovery range, name and namespace).',
+  },
+  RosTimeout: {
+    whose: 'yours',
+    retryable: true,
+    text: 'The ROS service did not answer in time; whether it did what was asked is not known.',
+  },
   SubscriptionRefused: {
     whose: 'ours',
     retryable: true,

@@ -2,6 +2,16 @@
 import type { Encoding, TriggerKind } from '../crds/function.ts';
 import type { Fault } from './errors.ts';
 
+export type EventEncoding = Encoding | 'cdr';
+
+export interface EventSchema {
+  /** `sensor_msgs/msg/LaserScan` */
+  readonly type: string;
+  /** MCAP's `ros2msg`. */
+  readonly definition: string;
+  readonly response?: { readonly type: string; readonly definition: string };
+}
+
 /** Where an event came from. `invoke` is the door every function has without declaring it. */
 export type SourceKind = TriggerKind | 'invoke';
 
@@ -11,18 +21,21 @@ export interface TriggerEvent {
   /** The trigger's name in the manifest; `invoke` for the invoke door. */
   readonly trigger: string;
   readonly kind: SourceKind;
-  /** NATS subject, MQTT topic, HTTP path, `<trigger>` of a schedule. */
+  /** NATS subject, MQTT topic, ROS topic or service, HTTP path, `<trigger>` of a schedule. */
   readonly subject: string;
   /** When the event was accepted, ms since the epoch. */
   readonly time: number;
   /** 1 on the first invocation; counts only invocations that this event failed (CONTRACTS 4.6). */
   readonly attempt: number;
   readonly headers: Readonly<Record<string, string>>;
-  readonly encoding: Encoding;
+  /** `cdr`: what `schema` decodes. */
+  readonly encoding: EventEncoding;
   /** Bytes stay bytes until the handler process decodes them. */
   readonly data: Uint8Array;
+  /** Of ROS: what decodes `data`, and encodes the response of a service. The same object for the same definitions. */
+  readonly schema?: EventSchema;
   /**
-   * What the source says besides, as JSON: mqtt { retain, qos }, jetstream { stream, sequence },
+   * What the source says besides, as JSON: mqtt { retain, qos }, jetstream { stream, sequence }, ros { type },
    * http: the payload format 2.0 event without `body` and `isBase64Encoded`.
    */
   readonly detail?: Readonly<Record<string, unknown>>;

@@ -7,6 +7,7 @@ import type { FunctionSpec, TriggerSpec } from '../crds/function.ts';
 import { memoryBytes, sourceOf } from '../crds/values.ts';
 import { openCalls, type CallParts } from './calls/calls.ts';
 import type { NatsLink } from './clients/nats.ts';
+import type { RosLink } from './clients/ros.ts';
 import { drainGraceMs, type FunctionConfig, type HostFunctionStatus, type MqttSettings } from './config.ts';
 import type { DeadLetters } from './dead-letters.ts';
 import type { DestinationParts } from './destinations.ts';
@@ -38,6 +39,7 @@ export interface FunctionParts {
   readonly packages: Packages;
   readonly nats?: NatsLink;
   readonly mqtt?: MqttSettings;
+  readonly ros?: RosLink;
   readonly inbox?: Inbox;
   readonly deadLetters?: DeadLetters;
   readonly destinations: DestinationParts;
@@ -65,6 +67,8 @@ interface Version {
 
 interface WantedTrigger {
   readonly kind: OpenKind;
+  /** It is a ROS service. */
+  readonly service: boolean;
   readonly made: string;
   readonly open: (context: TriggerContext) => Trigger;
   /** Absent for those that every function has. */
@@ -73,6 +77,7 @@ interface WantedTrigger {
 
 interface OpenTriggerEntry {
   readonly kind: OpenKind;
+  readonly service: boolean;
   /** What it was opened with: a trigger is opened anew only when this changes. */
   readonly made: string;
   readonly trigger: Trigger;
@@ -88,6 +93,7 @@ const alsoReads: { [K in OpenKind]: readonly (keyof FunctionSpec)[] } = {
   nats: [],
   jetstream: ['retry'],
   mqtt: [],
+  ros: ['timeoutSeconds'],
   http: ['timeoutSeconds'],
   schedule: [],
   invoke: ['timeoutSeconds'],
@@ -95,7 +101,8 @@ const alsoReads: { [K in OpenKind]: readonly (keyof FunctionSpec)[] } = {
 };
 
 /** Somebody calls and waits there. */
-const isDoor = (kind: OpenKind): boolean => kind === 'http' || kind === 'invoke';
+const isDoor = ({ kind, service }: { kind: OpenKind; service: boolean }): boolean =>
+  kind === 'http' || kind === 'invoke' || service;
 
 function wantedOf(
   kind: OpenKind,
@@ -104,7 +111,8 @@ function wantedOf(
   trigger?: TriggerSpec,
 ): WantedTrigger {
   const made = JSON.stringify([kind, trigger, ...alsoReads[kind].map((name) => spec[name])]);
-  return { kind, made, open, ...(trigger && { trigger }) };
+  const service = trigger?.ros?.service !== undefined;
+  return { kind, service, made, open, ...(trigger && { trigger }) };
 }
 
 export function openFunction(first: FunctionConfig, parts: FunctionParts): RunningFunction {
@@ -329,7 +337,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
     const replaced: OpenTriggerEntry[] = [];
     for (const [key, wanted] of specs) {
       const old = opened.get(key);
-      if (closing || !old || old.made === wanted.made || !isDoor(old.kind) || !isDoor(wanted.kind)) continue;
+      if (closing || !old || old.made === wanted.made || !isDoor(old) || !isDoor(wanted)) continue;
       // In place: between closing and opening, calls would be refused.
       opened.set(key, openEntry(key, wanted, spec));
       replaced.push(old);
@@ -341,14 +349,14 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
       ...stale.map(([key, entry]) => closeTrigger(key, entry)),
     ]);
     for (const [key, wanted] of specs) {
-      if (leaving && !isDoor(wanted.kind)) continue;
+      if (leaving && !isDoor(wanted)) continue;
       if (!opened.has(key) && !closing) opened.set(key, openEntry(key, wanted, spec));
     }
   }
 
   function openEntry(
     shown: string,
-    { kind, made, open, trigger }: WantedTrigger,
+    { kind, service, made, open, trigger }: WantedTrigger,
     spec: FunctionSpec,
   ): OpenTriggerEntry {
     let state: TriggerState = { ready: false, reason: 'Connecting', message: 'opening' };
@@ -363,6 +371,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
       capacity: spec.processes * spec.concurrency,
       ...(parts.nats && { nats: parts.nats }),
       ...(parts.mqtt && { mqtt: parts.mqtt }),
+      ...(parts.ros && { ros: parts.ros }),
       ...(parts.inbox && { inbox: parts.inbox }),
       server: parts.server,
       log: triggerLog,
@@ -389,6 +398,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
     if (handle.lag) parts.metrics.lagOf(shown, () => handle.lag?.() ?? Promise.reject(new Error('closed')));
     return {
       kind,
+      service,
       made,
       trigger: handle,
       done,
@@ -431,7 +441,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
     },
     async leave() {
       leaving = true;
-      const entries = [...opened].filter(([, { kind }]) => !isDoor(kind));
+      const entries = [...opened].filter(([, entry]) => !isDoor(entry));
       left.push(...entries.map(([, entry]) => entry));
       flow.stop();
       await Promise.all(entries.map(([shown, entry]) => closeTrigger(shown, entry)));

@@ -52,10 +52,10 @@ export interface ClientContext {
 }
 
 export interface TriggerInfo {
-  readonly kind: 'nats' | 'jetstream' | 'mqtt' | 'http' | 'schedule' | 'invoke';
+  readonly kind: 'nats' | 'jetstream' | 'mqtt' | 'ros' | 'http' | 'schedule' | 'invoke';
   /** The trigger's name in the manifest. */
   readonly name: string;
-  /** NATS subject, MQTT topic, HTTP path, name of the schedule. */
+  /** NATS subject, MQTT topic, ROS topic or service, HTTP path, name of the schedule. */
   readonly subject: string;
   readonly id: string;
   /** When the event was accepted, ms since the epoch. */
@@ -63,7 +63,7 @@ export interface TriggerInfo {
   /** 1 on the first invocation. */
   readonly attempt: number;
   readonly headers: Readonly<Record<string, string>>;
-  /** mqtt: `retain`, `qos`; jetstream: `stream`, `sequence`. */
+  /** mqtt: `retain`, `qos`; jetstream: `stream`, `sequence`; ros: `type`. */
   readonly [field: string]: unknown;
 }
 

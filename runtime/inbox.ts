@@ -2,11 +2,10 @@
 import { JetStreamApiError } from '@nats-io/jetstream';
 import { headers as newHeaders } from '@nats-io/nats-core';
 import type { MsgHdrs, NatsConnection } from '@nats-io/nats-core';
-import type { Encoding } from '../crds/function.ts';
 import type { NatsLink } from './clients/nats.ts';
 import { openConsumer } from './consumer.ts';
 import { AtollError, faultOf } from './errors.ts';
-import type { SourceKind, TriggerEvent } from './event.ts';
+import type { EventEncoding, EventSchema, SourceKind, TriggerEvent } from './event.ts';
 import type { Log } from './log.ts';
 import { inboxConsumer } from './names.ts';
 import { openPublisher } from './publisher.ts';
@@ -206,6 +205,7 @@ export function headersOf(event: TriggerEvent): { value: MsgHdrs; bytes: number 
   value.append('Atoll-Subject', headerSafe(event.subject));
   value.append('Atoll-Encoding', event.encoding);
   if (event.detail) value.append('Atoll-Detail', asciiJson(event.detail));
+  if (event.schema) value.append('Atoll-Schema', asciiJson(event.schema));
   if (Object.keys(wrapped).length > 0) value.append('Atoll-Headers', asciiJson(wrapped));
   let bytes = 'NATS/1.0\r\n\r\n'.length;
   for (const [name, values] of value) for (const one of values) bytes += name.length + one.length + 4;
@@ -227,6 +227,7 @@ export function eventOf(
     else carried[name] = joined;
   }
   const detail = parsed(own['Atoll-Detail']);
+  const schema = parsed(own['Atoll-Schema']) as EventSchema | undefined;
   const time = Number(own['Atoll-Time']);
   return {
     id: decoded(own['Atoll-Id']) ?? known.id,
@@ -235,9 +236,10 @@ export function eventOf(
     subject: decoded(own['Atoll-Subject']) ?? subject,
     time: time > 0 ? time : known.time,
     headers: { ...carried, ...(parsed(own['Atoll-Headers']) as Record<string, string> | undefined) },
-    encoding: (own['Atoll-Encoding'] ?? 'json') as Encoding,
+    encoding: (own['Atoll-Encoding'] ?? 'json') as EventEncoding,
     data,
     ...(detail && { detail }),
+    ...(schema && { schema }),
   };
 }
 

@@ -5,6 +5,7 @@ import type { CallParts } from './calls/calls.ts';
 import { openKvCalls } from './calls/kv.ts';
 import { openNatsCalls } from './calls/nats.ts';
 import { openNats } from './clients/nats.ts';
+import { openRos } from './clients/ros.ts';
 import { openDeadLetters } from './dead-letters.ts';
 import { openMqttPublisher, type DestinationParts } from './destinations.ts';
 import { openFunction, type RunningFunction } from './function.ts';
@@ -32,6 +33,7 @@ export async function startHost(configPath: string, log: Log): Promise<Host> {
   const health = openHealth(server, metrics);
   const connections = connect(config, log);
   const mqtt = config.mqtt && openMqttPublisher(config.mqtt, { site: config.site, log });
+  const ros = config.ros && openRos(config.ros, { log });
   const destinations = { ...(connections.nats && { nats: connections.nats }), ...(mqtt && { mqtt }) };
   const calls = callParts(config, destinations);
   const packages = openPackages({
@@ -78,6 +80,7 @@ export async function startHost(configPath: string, log: Log): Promise<Host> {
       packages,
       ...connections,
       ...(config.mqtt && { mqtt: config.mqtt }),
+      ...(ros && { ros }),
       destinations,
       calls,
       server,
@@ -119,7 +122,7 @@ export async function startHost(configPath: string, log: Log): Promise<Host> {
         ...leaving.values(),
       ]);
       await server.close(Date.now() + drainGraceMs);
-      await Promise.all([mqtt?.close(), connections.nats?.close()]);
+      await Promise.all([mqtt?.close(), ros?.close(), connections.nats?.close()]);
     },
   };
 }

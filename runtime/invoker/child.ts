@@ -5,11 +5,12 @@
 import { writeSync } from 'node:fs';
 import { flushCompileCache, registerHooks } from 'node:module';
 import { Socket } from 'node:net';
+import type { EventSchema } from '../event.ts';
 import { provideAwsLambda } from './aws-lambda.ts';
 import { openCallWindow, provideCalls } from './call-window.ts';
 import { callWithCallback, takesCallbacks } from './callback.ts';
 import { captureConsole } from './console.ts';
-import { abort, factsOf, HandlerContext, type FunctionFacts } from './handler-context.ts';
+import { abort, factsOf, HandlerContext, schemaOf, type FunctionFacts } from './handler-context.ts';
 import { batchEvent, handlerEvent } from './handler-event.ts';
 import { encodeResult, InvalidResponse } from './handler-result.ts';
 import { currentRequestId, runAs, traceInEnvironment } from './invoke-store.ts';
@@ -44,6 +45,7 @@ const framesAtOnce = 16;
 
 const writer = new FrameWriter();
 const running = new Map<number, HandlerContext>();
+const schemas = new Map<number, EventSchema>();
 const streams = new Map<number, ResponseStream>();
 const calls = openCallWindow({
   send(id, number, call) {
@@ -105,7 +107,7 @@ writeJson(writer, frameType.hello, 0, { protocolVersion, node: process.versions.
 flush(true);
 
 function onFrame(type: number, id: number, payload: FrameReader): void {
-  if (type === frameType.invoke) invoke(id, readInvoke(payload));
+  if (type === frameType.invoke) invoke(id, readInvoke(payload, schemas));
   else if (type === frameType.cancel) cancel(id, payload.restText());
   else if (type === frameType.chunk) streams.get(id)?.taken(payload.u32());
   else if (type === frameType.callResult) {
@@ -240,7 +242,8 @@ function cancel(id: number, reason: string): void {
 function sendResult(id: number, value: unknown): void {
   let result: ReturnType<typeof encodeResult>;
   try {
-    result = encodeResult(value);
+    const context = running.get(id);
+    result = encodeResult(value, context && schemaOf(context));
   } catch (error) {
     return sendFault(id, {
       ...thrownFault(error),

@@ -1,6 +1,6 @@
 /** The handler's second argument: Lambda's context, `signal` and `trigger`. */
 import type { ClientContext, Context, TriggerInfo } from '../handler.ts';
-import type { TriggerEvent } from '../event.ts';
+import type { EventSchema, TriggerEvent } from '../event.ts';
 import type { CallWindow } from './call-window.ts';
 import { monotonicMs } from './clock.ts';
 import type { Call, Init } from './protocol.ts';
@@ -104,6 +104,11 @@ export function abort(context: HandlerContext, reason: Error): void {
 /** The invocation's number, where its calls go, and why it was aborted. */
 export function callsOf(context: HandlerContext): { id: number; calls: CallWindow; aborted?: Error } {
   return context[invocation] as { id: number; calls: CallWindow; aborted?: Error };
+}
+
+/** Of the event that is handled. */
+export function schemaOf(context: HandlerContext): EventSchema | undefined {
+  return context[invocation].event.schema;
 }
 
 function triggerInfo(event: TriggerEvent): TriggerInfo {

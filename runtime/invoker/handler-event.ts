@@ -2,6 +2,7 @@
 import { isUtf8 } from 'node:buffer';
 import type { TriggerEvent } from '../event.ts';
 import type { BatchEvent, BatchRecord } from '../handler.ts';
+import { codecOf } from '../ros/message.ts';
 
 /** The event is not what the trigger's `encoding` says. */
 export class InvalidEvent extends Error {
@@ -13,6 +14,7 @@ export function handlerEvent(event: TriggerEvent): unknown {
   if (event.kind === 'http') return httpEvent(event);
   const { data, encoding } = event;
   if (encoding === 'binary') return Buffer.from(data);
+  if (encoding === 'cdr') return rosMessage(event);
   if (encoding === 'text') return utf8(event);
   // Nothing sent: Lambda makes {} of an Invoke without payload; an empty message elsewhere carries no value.
   if (data.length === 0) return event.kind === 'invoke' ? {} : null;
@@ -23,6 +25,16 @@ export function handlerEvent(event: TriggerEvent): unknown {
     throw new InvalidEvent(
       `event ${event.id} on ${event.subject} is not JSON (encoding: json): ${(error as Error).message}`,
     );
+  }
+}
+
+function rosMessage({ id, subject, schema, data }: TriggerEvent): unknown {
+  if (schema === undefined) throw new InvalidEvent(`event ${id} on ${subject} came without its definition`);
+  try {
+    // A copy: large arrays are views of what is decoded.
+    return codecOf(schema.definition, schema.type).decode(Buffer.from(data));
+  } catch (error) {
+    throw new InvalidEvent(`event ${id} on ${subject} is not a ${schema.type}: ${(error as Error).message}`);
   }
 }
 

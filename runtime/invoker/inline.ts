@@ -178,6 +178,7 @@ export function openInline(options: PoolOptions): Invoker {
           await (callbacks
             ? callWithCallback(userFunction, event, context, undefined)
             : userFunction(event, context)),
+          first.schema,
         );
         return { kind: 'returned', result: { encoding, data: Buffer.from(data as string) } };
       } catch (error) {

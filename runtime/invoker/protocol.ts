@@ -3,8 +3,7 @@
  * u32 id, payload; little endian. `id` names the invocation; 0 is the process itself. Payloads of events
  * and results are raw bytes, the rest of the hot path is hand-packed, what is rare is JSON.
  */
-import type { Result, SourceKind, TriggerEvent } from '../event.ts';
-import type { Encoding } from '../../crds/function.ts';
+import type { EventEncoding, EventSchema, Result, SourceKind, TriggerEvent } from '../event.ts';
 import type { Fault } from '../errors.ts';
 import type { CallAnswer, CallKind, HandlerCall } from '../handler-calls.ts';
 import { levels, type Level } from './log-controls.ts';
@@ -362,12 +361,18 @@ export interface Call {
   readonly events: readonly TriggerEvent[];
 }
 
-const sourceKinds: readonly SourceKind[] = ['nats', 'jetstream', 'mqtt', 'http', 'schedule', 'invoke'];
+const sourceKinds: readonly SourceKind[] = ['nats', 'jetstream', 'mqtt', 'http', 'schedule', 'invoke', 'ros'];
 const batchFlag = 1;
 const streamFlag = 2;
-const encodings: readonly Encoding[] = ['json', 'text', 'binary'];
+const encodings: readonly EventEncoding[] = ['json', 'text', 'binary', 'cdr'];
 
-export function writeInvoke(writer: FrameWriter, id: number, call: Call): void {
+/** `schemas`: those that the other side has, by their numbers there; new ones are sent along and added. */
+export function writeInvoke(
+  writer: FrameWriter,
+  id: number,
+  call: Call,
+  schemas = new Map<EventSchema, number>(),
+): void {
   writer
     .begin(frameType.invoke, id)
     .f64(call.deadlineMs)
@@ -386,13 +391,36 @@ export function writeInvoke(writer: FrameWriter, id: number, call: Call): void {
     const names = Object.keys(event.headers);
     writer.u32(names.length);
     for (const name of names) writer.string(name).string(event.headers[name]!);
-    writer.string(event.detail === undefined ? '' : JSON.stringify(event.detail)).bytes(event.data);
+    writer.string(event.detail === undefined ? '' : JSON.stringify(event.detail));
+    writeSchema(writer, event.schema, schemas);
+    writer.bytes(event.data);
   }
   writer.end();
 }
 
-/** The events' `data` are views into the frame. */
-export function readInvoke(payload: FrameReader): Call {
+function writeSchema(
+  writer: FrameWriter,
+  schema: EventSchema | undefined,
+  schemas: Map<EventSchema, number>,
+): void {
+  if (schema === undefined) return void writer.u32(0);
+  const known = schemas.get(schema);
+  if (known !== undefined) return void writer.u32(known).u8(0);
+  schemas.set(schema, schemas.size + 1);
+  writer.u32(schemas.size).u8(1).string(JSON.stringify(schema));
+}
+
+function readSchema(payload: FrameReader, schemas: Map<number, EventSchema>): EventSchema | undefined {
+  const number = payload.u32();
+  if (number === 0) return undefined;
+  if (payload.u8() === 1) schemas.set(number, jsonObject(payload.string()) as unknown as EventSchema);
+  const schema = schemas.get(number);
+  if (schema === undefined) throw new ProtocolError('a frame speaks of a schema that never came');
+  return schema;
+}
+
+/** The events' `data` are views into the frame. `schemas`: those that came before, by their numbers. */
+export function readInvoke(payload: FrameReader, schemas = new Map<number, EventSchema>()): Call {
   const deadlineMs = payload.f64();
   const flags = payload.u8();
   const requestId = payload.string();
@@ -410,8 +438,13 @@ export function readInvoke(payload: FrameReader): Call {
     const headers: Record<string, string> = {};
     for (let left = payload.u32(); left > 0; left--) headers[payload.string()] = payload.string();
     const detail = payload.string();
+    const schema = readSchema(payload, schemas);
     const event = { id, trigger, kind, subject, time, attempt, headers, encoding, data: payload.bytes() };
-    events.push(detail === '' ? event : { ...event, detail: jsonObject(detail) });
+    events.push({
+      ...event,
+      ...(detail !== '' && { detail: jsonObject(detail) }),
+      ...(schema && { schema }),
+    });
   }
   return {
     requestId,

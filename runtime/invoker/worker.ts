@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
-import type { Result } from '../event.ts';
+import type { EventSchema, Result } from '../event.ts';
 import type { Fault } from '../errors.ts';
 import type { CallAnswer, HandlerCall } from '../handler-calls.ts';
 import { compileCacheFolder } from '../process/compile-cache.ts';
@@ -119,6 +119,7 @@ export class Worker<Run> {
   readonly #child: ChildProcess;
   readonly #socket: Socket;
   readonly #writer = new FrameWriter();
+  readonly #schemas = new Map<EventSchema, number>();
   readonly #startedMs = monotonicMs();
   readonly #stderr: string[] = [];
   #flushing = false;
@@ -220,7 +221,7 @@ export class Worker<Run> {
   start(run: Run, call: Call): number {
     const id = (this.#lastId = (this.#lastId + 1) >>> 0 || 1);
     this.runs.set(id, run);
-    writeInvoke(this.#writer, id, call);
+    writeInvoke(this.#writer, id, call, this.#schemas);
     this.#schedule();
     return id;
   }

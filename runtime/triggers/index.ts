@@ -4,6 +4,7 @@ import { openHttp } from './http.ts';
 import { openJetStream } from './jetstream.ts';
 import { openMqtt } from './mqtt.ts';
 import { openNats } from './nats.ts';
+import { openRos } from './ros.ts';
 import { openSchedule } from './schedule.ts';
 import type { OpenTrigger } from './trigger.ts';
 
@@ -11,6 +12,7 @@ export const triggers: { [K in TriggerKind]: OpenTrigger<K> } = {
   nats: openNats,
   jetstream: openJetStream,
   mqtt: openMqtt,
+  ros: openRos,
   http: openHttp,
   schedule: openSchedule,
 };

@@ -2,6 +2,7 @@
 import type { Encoding, RetryPolicy, TriggerKind, TriggerSources } from '../../crds/function.ts';
 import type { MqttSettings } from '../config.ts';
 import type { NatsLink } from '../clients/nats.ts';
+import type { RosLink } from '../clients/ros.ts';
 import type { Fault } from '../errors.ts';
 import type { DeadLetterReason, Delivery, TriggerEvent } from '../event.ts';
 import type { Inbox } from '../inbox.ts';
@@ -47,6 +48,8 @@ export interface TriggerContext {
   /** Shared by all functions of the host. Triggers open also while these are away, and recover by themselves. */
   readonly nats?: NatsLink;
   readonly mqtt?: MqttSettings;
+  /** Absent where the host was told of no ROS, as in a cluster. */
+  readonly ros?: RosLink;
   /** Absent without NATS. Sources that cannot redeliver put events here; the host pulls them from it. */
   readonly inbox?: Inbox;
   readonly server: Server;

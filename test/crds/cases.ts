@@ -26,6 +26,7 @@ export const objectOf = (each: Case): unknown => each.object ?? functionWith(eac
 const trigger = (source: object) => ({ triggers: [{ name: 'one', ...source }] });
 const nats = (subject: string) => trigger({ nats: { subject } });
 const mqtt = (topic: string) => trigger({ mqtt: { topic } });
+const ros = (source: object) => trigger({ ros: source });
 const cron = (cron: string) => trigger({ schedule: { cron } });
 const zone = (timeZone: string) => trigger({ schedule: { cron: '0 8 * * *', timeZone } });
 const env = (...variables: object[]) => ({ env: variables });
@@ -109,6 +110,49 @@ export const good: Case[] = [
     'a*/b>c',
     '**',
   ].map((topic) => ({ what: `topic ${topic}`, spec: mqtt(topic) })),
+  {
+    what: 'a service of ROS with all its fields',
+    spec: ros({
+      service: '/update_handler',
+      type: 'atoll_interfaces/srv/Update',
+      failure: { status: 'error', message: '{code}: {message}' },
+    }),
+  },
+  { what: 'a relative service of ROS', spec: ros({ service: 'reset', type: 'std_srvs/srv/Trigger' }) },
+  {
+    what: 'topics of ROS with all their fields',
+    spec: ros({
+      topics: [
+        {
+          match: '/scan',
+          type: 'sensor_msgs/msg/LaserScan',
+          raw: true,
+          maxHz: 0.5,
+          keepLast: 1,
+          qos: 'transient_local',
+          exclude: [],
+        },
+        { match: '/**', exclude: ['/rosout', '/camera_*/**'] },
+        { match: 'odom' },
+      ],
+    }),
+  },
+  {
+    what: 'a topic of ROS in the short form with all its fields',
+    spec: ros({
+      topic: '/scan',
+      type: 'sensor_msgs/msg/LaserScan',
+      raw: false,
+      maxHz: 10,
+      keepLast: 5,
+      qos: 'best_effort',
+      exclude: ['/x'],
+    }),
+  },
+  ...['/a', 'a', '/a/b_1', '*', '**', '/**', '/*/odom', '/robot*/scan', '/a/**/b', '/*_raw'].map((topic) => ({
+    what: `topic of ROS ${topic}`,
+    spec: ros({ topic }),
+  })),
   {
     what: 'every field of http',
     spec: trigger({ http: { path: '/a/b', pathType: 'Prefix', methods: ['GET', 'POST'], auth: 'Key' } }),
@@ -384,6 +428,93 @@ export const bad: BadCase[] = [
     says: '131072',
   },
   { what: '129 variables', spec: env(...values(129, 1)), path: 'spec.env', says: 'more than 128' },
+  // ROS
+  {
+    what: 'ROS without any source',
+    spec: ros({}),
+    path: 'spec.triggers[0].ros',
+    says: 'exactly one of service',
+  },
+  {
+    what: 'a service and a topic of ROS',
+    spec: ros({ service: '/a', type: 'std_srvs/srv/Trigger', topic: '/b' }),
+    path: 'spec.triggers[0].ros',
+    says: 'exactly one of service',
+  },
+  {
+    what: 'a service of ROS without type',
+    spec: ros({ service: '/a' }),
+    path: 'spec.triggers[0].ros.type',
+    says: 'the type of its service',
+  },
+  {
+    what: 'a service of ROS with the type of a message',
+    spec: ros({ service: '/a', type: 'std_msgs/msg/String' }),
+    path: 'spec.triggers[0].ros.type',
+    says: 'the type of its service',
+  },
+  {
+    what: 'a topic of ROS with the type of a service',
+    spec: ros({ topic: '/a', type: 'std_srvs/srv/Trigger' }),
+    path: 'spec.triggers[0].ros.type',
+    says: 'the type of a message',
+  },
+  {
+    what: 'type beside topics of ROS',
+    spec: ros({ topics: [{ match: '/a' }], type: 'std_msgs/msg/String' }),
+    path: 'spec.triggers[0].ros',
+    says: 'each of them has its own',
+  },
+  ...[{ raw: true }, { maxHz: 1 }, { keepLast: 1 }, { qos: 'auto' }, { exclude: ['/b'] }].map((field) => ({
+    what: `${Object.keys(field).join()} beside topics of ROS`,
+    spec: ros({ topics: [{ match: '/a' }], ...field }),
+    path: 'spec.triggers[0].ros',
+    says: 'into its entries',
+  })),
+  {
+    what: 'failure of a topic of ROS',
+    spec: ros({ topic: '/a', failure: { message: 'x' } }),
+    path: 'spec.triggers[0].ros',
+    says: 'without service',
+  },
+  ...['', '/', 'a/', '/a//b', '/a-b', '/1a', '/a b', '/a***', '/a**', '/a.b'].map((topic) => ({
+    what: `topic of ROS ${JSON.stringify(topic)}`,
+    spec: ros({ topics: [{ match: topic }] }),
+    path: 'spec.triggers[0].ros.topics[0].match',
+    says: 'or a pattern',
+  })),
+  {
+    what: 'a service of ROS with a wildcard',
+    spec: ros({ service: '/a/*', type: 'std_srvs/srv/Trigger' }),
+    path: 'spec.triggers[0].ros.service',
+    says: 'name of a service',
+  },
+  ...['String', 'std_msgs/String', 'std_msgs/msg/string', 'std_msgs/action/Do', 'std-msgs/msg/String'].map(
+    (type) => ({
+      what: `type of ROS ${type}`,
+      spec: ros({ topic: '/a', type }),
+      path: 'spec.triggers[0].ros.type',
+      says: '<package>/msg/<Name>',
+    }),
+  ),
+  {
+    what: 'a rate of ROS of 0',
+    spec: ros({ topic: '/a', maxHz: 0 }),
+    path: 'spec.triggers[0].ros.maxHz',
+    says: 'from 0.001 to 10000',
+  },
+  {
+    what: 'no topics of ROS at all',
+    spec: ros({ topics: [] }),
+    path: 'spec.triggers[0].ros.topics',
+    says: 'at least 1',
+  },
+  {
+    what: 'an unknown quality of service of ROS',
+    spec: ros({ topic: '/a', qos: 'sensor_data' }),
+    path: 'spec.triggers[0].ros.qos',
+    says: '"best_effort"',
+  },
   // Triggers
   { what: 'no source', spec: trigger({}), path: 'spec.triggers[0]', says: 'exactly one of nats' },
   {

@@ -1,0 +1,297 @@
+/**
+ * Between CDR bytes and plain objects, by the text of a definition (MCAP's `ros2msg`). Reading is @foxglove's; it writes text
+ * that is not ASCII wrongly and takes any object for any message, so writing is done here, and says which field is wrong.
+ * https://design.ros2.org/articles/mapping_dds_types.html; XCDR1, little endian, as every ROS 2 middleware sends it.
+ */
+import { createRequire } from 'node:module';
+
+export interface MessageCodec {
+  /** Of the message itself, constants left out. */
+  readonly fields: readonly MessageField[];
+  /** Numbers, booleans, strings, bigint for 64 bits, typed arrays for arrays of numbers, `{ sec, nanosec }`. May share memory with `cdr`. */
+  decode(cdr: Uint8Array): Record<string, unknown>;
+  /** What is left out has its default. Throws TypeError or RangeError that names the field and what it may be. */
+  encode(value: unknown): Buffer;
+}
+
+export interface MessageField {
+  readonly name: string;
+  /** `float32`, `string`, `time`, or the name of another definition. */
+  readonly type: string;
+  readonly isComplex?: boolean;
+  readonly isArray?: boolean;
+  readonly arrayLength?: number | undefined;
+  readonly arrayUpperBound?: number | undefined;
+  readonly upperBound?: number | undefined;
+  readonly isConstant?: boolean;
+  readonly defaultValue?: unknown;
+}
+
+interface Definition {
+  readonly name?: string | undefined;
+  readonly definitions: readonly MessageField[];
+}
+
+// Loaded with the first message: most processes never see one.
+const load = createRequire(import.meta.url);
+type Reader = new (definitions: readonly Definition[]) => {
+  readMessage(bytes: Uint8Array): Record<string, unknown>;
+};
+
+const codecs = new Map<string, MessageCodec>();
+
+/** @param type for error messages */
+export function codecOf(definition: string, type: string): MessageCodec {
+  let codec = codecs.get(definition);
+  if (codec === undefined) {
+    codec = makeCodec(definition, type);
+    codecs.set(definition, codec);
+  }
+  return codec;
+}
+
+function makeCodec(definition: string, type: string): MessageCodec {
+  const { parse } = load('@foxglove/rosmsg') as {
+    parse(text: string, options: { ros2: boolean }): Definition[];
+  };
+  const { MessageReader } = load('@foxglove/rosmsg2-serialization') as { MessageReader: Reader };
+  const [root = { definitions: [] }, ...used] = parse(definition, { ros2: true });
+  const reader = new MessageReader([root, ...used]);
+  const byName = new Map(used.map(({ name = '', definitions }) => [name, withoutConstants(definitions)]));
+  const fields = withoutConstants(root.definitions);
+  return {
+    fields,
+    decode: (cdr) => reader.readMessage(cdr),
+    encode(value) {
+      const writer = new CdrWriter();
+      writeFields(writer, fields, value, { type, byName, path: '' });
+      return writer.end();
+    },
+  };
+}
+
+function withoutConstants(fields: readonly MessageField[]): MessageField[] {
+  return fields.filter(({ isConstant }) => isConstant !== true);
+}
+
+interface Place {
+  readonly type: string;
+  readonly byName: ReadonlyMap<string, readonly MessageField[]>;
+  /** Of the object that is written: '' or `header.stamp`. */
+  readonly path: string;
+}
+
+function writeFields(writer: CdrWriter, fields: readonly MessageField[], value: unknown, place: Place): void {
+  if (value !== undefined && (typeof value !== 'object' || value === null || Array.isArray(value))) {
+    throw wrong(place, '', `an object with ${namesOf(fields)}`, value);
+  }
+  const object = (value ?? {}) as Record<string, unknown>;
+  for (const name of Object.keys(object)) {
+    if (object[name] === undefined || fields.some((field) => field.name === name)) continue;
+    throw new TypeError(`${place.type} has no field ${join(place.path, name)}; it has ${namesOf(fields)}`);
+  }
+  // An empty structure is not possible in IDL: it has one byte.
+  if (fields.length === 0) writer.number('uint8', 0);
+  for (const field of fields) {
+    const given = object[field.name];
+    if (field.isArray === true) writeArray(writer, field, given ?? field.defaultValue, place);
+    else writeOne(writer, field, given ?? field.defaultValue, place, field.name);
+  }
+}
+
+function writeArray(writer: CdrWriter, field: MessageField, value: unknown, place: Place): void {
+  const { name, type, arrayLength, arrayUpperBound } = field;
+  const list = value ?? new Array<undefined>(arrayLength ?? 0).fill(undefined);
+  if (!Array.isArray(list) && !(ArrayBuffer.isView(list) && !(list instanceof DataView))) {
+    throw wrong(place, name, `a list of ${type}`, value);
+  }
+  const items = list as ArrayLike<unknown>;
+  const { length } = items;
+  if (arrayLength !== undefined && length !== arrayLength) {
+    throw wrong(place, name, `a list of exactly ${arrayLength} ${type}`, `${length} of them`);
+  }
+  if (arrayUpperBound !== undefined && length > arrayUpperBound) {
+    throw wrong(place, name, `a list of at most ${arrayUpperBound} ${type}`, `${length} of them`);
+  }
+  if (arrayLength === undefined) writer.number('uint32', length);
+  const same = typedArrays[type];
+  if (same !== undefined && list instanceof same) return writer.block(numbers[type]!.size, list);
+  for (let index = 0; index < length; index++) {
+    writeOne(writer, field, items[index], place, `${name}[${index}]`);
+  }
+}
+
+function writeOne(writer: CdrWriter, field: MessageField, value: unknown, place: Place, name: string): void {
+  const { type } = field;
+  if (field.isComplex === true) {
+    const fields = place.byName.get(type);
+    if (fields === undefined) throw new TypeError(`the definition of ${place.type} lacks ${type}`);
+    return writeFields(writer, fields, value, { ...place, path: join(place.path, name) });
+  }
+  if (type === 'string') {
+    if (value !== undefined && typeof value !== 'string') throw wrong(place, name, 'a string', value);
+    const text = (value as string | undefined) ?? '';
+    if (field.upperBound !== undefined && Buffer.byteLength(text) > field.upperBound) {
+      throw wrong(place, name, `a string of at most ${field.upperBound} bytes`, text);
+    }
+    return writer.string(text);
+  }
+  if (type === 'bool') {
+    if (value !== undefined && typeof value !== 'boolean') throw wrong(place, name, 'true or false', value);
+    return writer.number('uint8', value === true ? 1 : 0);
+  }
+  if (type === 'time' || type === 'duration') return writeTime(writer, value, place, name);
+  const number = numbers[type];
+  if (number === undefined)
+    throw new TypeError(`${place.type}: ${type} cannot be written (${join(place.path, name)})`);
+  writer.number(type, numberOf(number, value ?? 0, place, name));
+}
+
+function writeTime(writer: CdrWriter, value: unknown, place: Place, name: string): void {
+  if (value !== undefined && (typeof value !== 'object' || value === null)) {
+    throw wrong(place, name, 'an object { sec, nanosec }', value);
+  }
+  const { sec = 0, nanosec = 0 } = (value ?? {}) as { sec?: unknown; nanosec?: unknown };
+  writer.number('int32', numberOf(numbers['int32']!, sec, place, `${name}.sec`));
+  writer.number('uint32', numberOf(numbers['uint32']!, nanosec, place, `${name}.nanosec`));
+}
+
+interface NumberType {
+  readonly size: number;
+  /** Absent: a float. */
+  readonly range?: readonly [bigint, bigint];
+}
+
+const signed = (bits: bigint): NumberType => ({
+  size: Number(bits) / 8,
+  range: [-(2n ** (bits - 1n)), 2n ** (bits - 1n) - 1n],
+});
+const unsigned = (bits: bigint): NumberType => ({ size: Number(bits) / 8, range: [0n, 2n ** bits - 1n] });
+const numbers: Readonly<Record<string, NumberType>> = {
+  int8: signed(8n),
+  uint8: unsigned(8n),
+  int16: signed(16n),
+  uint16: unsigned(16n),
+  int32: signed(32n),
+  uint32: unsigned(32n),
+  int64: signed(64n),
+  uint64: unsigned(64n),
+  float32: { size: 4 },
+  float64: { size: 8 },
+};
+type TypedArray = new (length: number) => ArrayBufferView;
+const typedArrays: Readonly<Record<string, TypedArray>> = {
+  int8: Int8Array,
+  uint8: Uint8Array,
+  int16: Int16Array,
+  uint16: Uint16Array,
+  int32: Int32Array,
+  uint32: Uint32Array,
+  int64: BigInt64Array,
+  uint64: BigUint64Array,
+  float32: Float32Array,
+  float64: Float64Array,
+};
+
+/** A number for floats and up to 32 bits, a bigint for 64. */
+function numberOf({ size, range }: NumberType, value: unknown, place: Place, name: string): number | bigint {
+  if (range === undefined) {
+    if (typeof value !== 'number') throw wrong(place, name, 'a number', value);
+    return value;
+  }
+  const [from, to] = range;
+  const whole =
+    typeof value === 'bigint'
+      ? value
+      : typeof value === 'number' && Number.isSafeInteger(value)
+        ? BigInt(value)
+        : undefined;
+  if (whole === undefined || whole < from || whole > to) {
+    const beyond = size === 8 ? '; beyond ±(2^53 - 1) a bigint' : '';
+    throw wrong(place, name, `an integer from ${from} to ${to}${beyond}`, value);
+  }
+  return size === 8 ? whole : Number(whole);
+}
+
+function wrong({ type, path }: Place, name: string, allowed: string, value: unknown): TypeError {
+  const given =
+    typeof value === 'string'
+      ? JSON.stringify(value.slice(0, 100))
+      : typeof value === 'object' && value !== null
+        ? Array.isArray(value)
+          ? 'a list'
+          : 'an object'
+        : String(value);
+  const where = join(path, name);
+  return new TypeError(`${type}${where === '' ? '' : ` ${where}`}: must be ${allowed}, not ${given}`);
+}
+
+const join = (path: string, name: string): string =>
+  path === '' || name === '' ? path + name : `${path}.${name}`;
+
+const namesOf = (fields: readonly MessageField[]): string =>
+  fields.length === 0 ? 'no fields' : fields.map(({ name }) => name).join(', ');
+
+const headerBytes = 4;
+
+class CdrWriter {
+  #bytes = Buffer.alloc(256);
+  #at = headerBytes;
+
+  constructor() {
+    // Plain CDR, little endian.
+    this.#bytes[1] = 1;
+  }
+
+  number(type: string, value: number | bigint): void {
+    const { size } = numbers[type]!;
+    this.#align(size);
+    this.#room(size);
+    const at = this.#at;
+    if (type === 'float32') this.#bytes.writeFloatLE(value as number, at);
+    else if (type === 'float64') this.#bytes.writeDoubleLE(value as number, at);
+    else if (type === 'int64') this.#bytes.writeBigInt64LE(value as bigint, at);
+    else if (type === 'uint64') this.#bytes.writeBigUInt64LE(value as bigint, at);
+    else if (type.startsWith('u')) this.#bytes.writeUIntLE(value as number, at, size);
+    else this.#bytes.writeIntLE(value as number, at, size);
+    this.#at += size;
+  }
+
+  string(value: string): void {
+    const length = Buffer.byteLength(value) + 1;
+    this.number('uint32', length);
+    this.#room(length);
+    this.#bytes.write(value, this.#at);
+    this.#bytes[this.#at + length - 1] = 0;
+    this.#at += length;
+  }
+
+  /** Numbers as they lie in memory, which on all machines that Node runs on is little endian. */
+  block(size: number, list: ArrayBufferView): void {
+    if (list.byteLength === 0) return;
+    this.#align(size);
+    this.#room(list.byteLength);
+    this.#bytes.set(new Uint8Array(list.buffer, list.byteOffset, list.byteLength), this.#at);
+    this.#at += list.byteLength;
+  }
+
+  end(): Buffer {
+    return this.#bytes.subarray(0, this.#at);
+  }
+
+  /** Alignment counts from behind the header. */
+  #align(size: number): void {
+    const over = (this.#at - headerBytes) % size;
+    if (over === 0) return;
+    this.#room(size - over);
+    this.#bytes.fill(0, this.#at, this.#at + size - over);
+    this.#at += size - over;
+  }
+
+  #room(bytes: number): void {
+    if (this.#at + bytes <= this.#bytes.length) return;
+    const larger = Buffer.alloc(Math.max(this.#bytes.length * 2, this.#at + bytes));
+    this.#bytes.copy(larger, 0, 0, this.#at);
+    this.#bytes = larger;
+  }
+}
