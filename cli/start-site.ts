@@ -4,6 +4,7 @@ import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { openLocalBackend } from '../controller/backends/local.ts';
+import type { RosOptions } from '../controller/backends/ros-process.ts';
 import { users, type BrokerRole } from '../controller/broker/configuration.ts';
 import { startHub } from '../controller/broker/hub.ts';
 import { startBroker, type Broker } from '../controller/broker/nats-server.ts';
@@ -50,6 +51,7 @@ export interface SiteOptions {
   readonly keys?: string | undefined;
   /** A WebSocket listener of the own nats-server. */
   readonly websocket: boolean;
+  readonly ros?: RosOptions | undefined;
   /** With an own nats-server only. Absent: a site that is neither. */
   readonly role?: SiteRole | undefined;
   readonly log: Log;
@@ -109,6 +111,7 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
       ...(s3 && { s3 }),
       // A robot that somebody got hold of shall not speak for what its functions have no business with.
       ...(role?.kind === 'robot' && { permissions: 'required' as const }),
+      ...(options.ros && { ros: options.ros }),
       log,
     });
     stops.push(() => backend.close());

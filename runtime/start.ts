@@ -5,7 +5,7 @@ import type { CallParts } from './calls/calls.ts';
 import { openKvCalls } from './calls/kv.ts';
 import { openNatsCalls } from './calls/nats.ts';
 import { openNats } from './clients/nats.ts';
-import { openRos } from './clients/ros.ts';
+import { openRos, type RosLink } from './clients/ros.ts';
 import { openDeadLetters } from './dead-letters.ts';
 import { openMqttPublisher, type DestinationParts } from './destinations.ts';
 import { openFunction, type RunningFunction } from './function.ts';
@@ -35,7 +35,7 @@ export async function startHost(configPath: string, log: Log): Promise<Host> {
   const mqtt = config.mqtt && openMqttPublisher(config.mqtt, { site: config.site, log });
   const ros = config.ros && openRos(config.ros, { log });
   const destinations = { ...(connections.nats && { nats: connections.nats }), ...(mqtt && { mqtt }) };
-  const calls = callParts(config, destinations);
+  const calls = callParts(config, { ...destinations, ...(ros && { ros }) });
   const packages = openPackages({
     cache: config.packages.cache,
     ...(config.packageFolder !== undefined && { folder: config.packageFolder }),
@@ -128,11 +128,15 @@ export async function startHost(configPath: string, log: Log): Promise<Host> {
 }
 
 /** What handlers may use is what the host has already. */
-function callParts({ permissions }: RuntimeConfig, { nats: link, mqtt }: DestinationParts): CallParts {
+function callParts(
+  { permissions }: RuntimeConfig,
+  { nats: link, mqtt, ros }: DestinationParts & { ros?: RosLink },
+): CallParts {
   const nats = link && openNatsCalls(link);
   return {
     ...(nats && { nats, kv: openKvCalls(nats) }),
     ...(mqtt && { mqtt }),
+    ...(ros && { ros }),
     permissionsRequired: permissions === 'required',
   };
 }

@@ -1,6 +1,7 @@
 import { Writable } from 'node:stream';
 import { usualPorts } from '../../controller/broker/nats-server.ts';
 import { programsFile } from '../../controller/broker/passwords.ts';
+import type { RosOptions } from '../../controller/backends/ros-process.ts';
 import { openSiteFolder } from '../../controller/stores/site.ts';
 import { openLog, type Log, type LogRecord } from '../../runtime/log.ts';
 import { defineCommand, exitCodes } from '../command.ts';
@@ -59,6 +60,22 @@ export const command = defineCommand({
       value: 'URL',
       describe:
         'Where packages go, http://host:port/bucket, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; else into a folder',
+    },
+    ros: {
+      type: 'boolean',
+      default: false,
+      describe:
+        'Joins ROS 2 also while no function has a ros trigger; ROS comes from the environment (source it first)',
+    },
+    'ros-domain-id': {
+      type: 'number',
+      value: 'N',
+      describe: 'ROS_DOMAIN_ID of the site; else that of the environment, else 0',
+    },
+    'ros-namespace': {
+      type: 'string',
+      value: 'NAME',
+      describe: 'Such as /robot1: of our node, and of topics and services without a slash first',
     },
     port: {
       type: 'number',
@@ -140,6 +157,7 @@ export const command = defineCommand({
       'up --control --host 0.0.0.0 --keys keys --tls-cert hub.crt --tls-key hub.key',
       'The hub of a site with robots',
     ],
+    ['up --ros-namespace /robot1', 'On a machine with ROS 2, in the namespace of its robot'],
     ['up --robot robot1 --hub tls://hub --robot-file robot1.json', 'On the robot'],
   ],
   async run({ dir, site, output, port, ...options }) {
@@ -152,6 +170,7 @@ export const command = defineCommand({
     const mqttFiles = { ca: options.mqttCa, cert: options.mqttCert, key: options.mqttKey };
     const nats = addressOf('nats', options.nats, natsFiles);
     const mqtt = addressOf('mqtt', options.mqtt, mqttFiles);
+    const ros = rosOf(options);
     const role = await roleOf(options);
     const folder = dir ?? site ?? '.atoll';
     if (role !== undefined && nats !== undefined) {
@@ -181,6 +200,7 @@ export const command = defineCommand({
         mqtt,
         natsFiles,
         mqttFiles,
+        ros,
         port,
         dir: folder,
         role,
@@ -199,6 +219,21 @@ export const command = defineCommand({
     await running.stop();
   },
 });
+
+const lastDomain = 232;
+
+function rosOf(given: { ros: boolean; rosDomainId?: number; rosNamespace?: string }): RosOptions {
+  const { rosDomainId: domainId, rosNamespace: namespace } = given;
+  if (domainId !== undefined && !(Number.isInteger(domainId) && domainId >= 0 && domainId <= lastDomain)) {
+    throw usageError(`--ros-domain-id must be an integer from 0 to ${lastDomain}, not ${domainId}`);
+  }
+  if (namespace !== undefined && !/^(\/|(\/[A-Za-z_][A-Za-z0-9_]*)+)$/.test(namespace)) {
+    throw usageError(
+      `--ros-namespace must begin with "/" and have letters, digits and "_" between slashes, such as /robot1, not "${namespace}"`,
+    );
+  }
+  return { always: given.ros, domainId, namespace };
+}
 
 /** Other users can read a command line, and nobody else the environment. */
 function addressOf(

@@ -1,9 +1,11 @@
 /** The programs that a site runs, and the clock it runs by. */
 import { execFile } from 'node:child_process';
 import { readdir, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import type { FunctionSpec } from '../../crds/function.ts';
+import { missingRos } from '../../controller/backends/ros-process.ts';
 import type { SitePaths } from '../../controller/stores/site.ts';
 import { faultOf } from '../../runtime/errors.ts';
 import { nodeBinary } from '../../runtime/process/node.ts';
@@ -17,7 +19,39 @@ const futureMs = 60_000;
 
 export async function programChecks(options: { ownBroker: boolean }): Promise<Check[]> {
   const runtimes: FunctionSpec['runtime'][] = ['nodejs24.x', 'nodejs22.x'];
-  return await Promise.all([...runtimes.map(nodeCheck), setprivCheck(), natsServerCheck(options.ownBroker)]);
+  return await Promise.all([
+    ...runtimes.map(nodeCheck),
+    setprivCheck(),
+    natsServerCheck(options.ownBroker),
+    rosCheck(),
+  ]);
+}
+
+/** As a site sees it that is started from here. */
+async function rosCheck(): Promise<Check> {
+  const { ok, warning, none } = checksOf('ros');
+  const { ROS_DISTRO: distro, ROS_DOMAIN_ID: domain = '0', RMW_IMPLEMENTATION: rmw } = process.env;
+  if (missingRos(process.env) !== undefined) {
+    return none('no ROS 2 is sourced here: functions with a ros trigger need one');
+  }
+  const found = `ROS 2 ${distro}, domain ${domain}${rmw === undefined ? '' : `, ${rmw}`}`;
+  const client = rclnodejsFolder();
+  if (client === undefined) {
+    const advice =
+      'Run "npm install --no-save rclnodejs@2.2.0" in the folder of Atoll with ROS sourced, or set ATOLL_RCLNODEJS to the folder of the module.';
+    return warning(`${found}, but no rclnodejs: functions with a ros trigger are not ready`, advice);
+  }
+  return ok(`${found}; rclnodejs: ${client}`);
+}
+
+/** Only looked for: to import it may do harm. */
+function rclnodejsFolder(): string | undefined {
+  const { ATOLL_RCLNODEJS: given } = process.env;
+  try {
+    return dirname(createRequire(import.meta.url).resolve(given ?? 'rclnodejs'));
+  } catch {
+    return undefined;
+  }
 }
 
 async function nodeCheck(runtime: FunctionSpec['runtime']): Promise<Check> {

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { extname, join } from 'node:path';
+import { dirname, extname, join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { FunctionSpec } from '../../crds/function.ts';
@@ -28,6 +28,7 @@ import { environmentOf, readsFiles, type Problem } from './environment.ts';
 import { followHostStatus } from './host-status.ts';
 import { openLogFiles } from './log-files.ts';
 import { openLogSorter, rawLine } from './log-sorter.ts';
+import { openRosProcess, type RosOptions } from './ros-process.ts';
 
 /** The kernel takes 107 bytes; some are left for those who count differently. */
 const maxSocketPathBytes = 100;
@@ -55,6 +56,8 @@ export interface LocalBackendOptions {
   readonly s3?: S3Settings;
   /** See RuntimeConfig. */
   readonly permissions?: 'required';
+  /** ROS itself comes from our environment. */
+  readonly ros?: RosOptions;
   /** The Node that runs the host. Default: the one that runs us. */
   readonly node?: string;
   readonly log: Log;
@@ -74,6 +77,16 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
   const configFile = join(paths.run, 'host.json');
   const hostLog = join(paths.logs, 'host.jsonl');
   const logFiles = openLogFiles(log);
+  const node = options.node ?? process.execPath;
+  const ros = openRosProcess({
+    paths,
+    site,
+    socket: join(dirname(socket.path), 'ros.sock'),
+    node,
+    logFiles,
+    options: options.ros ?? {},
+    log,
+  });
   const listeners = new Set<(key: Key) => void>();
   const workloads = new Map<string, Workload>();
   /** What the host is told of each: the last form of it whose environment could be made. */
@@ -134,6 +147,7 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
       if (before !== problems.get(text)?.message) emit(workload.key);
     }
     for (const text of accepted.keys()) if (!workloads.has(text)) accepted.delete(text);
+    ros.need([...accepted.values()].some(({ spec }) => spec.triggers.some((trigger) => trigger.ros)));
     clearTimeout(looksAgain);
     if ([...workloads.values()].some(readsFiles)) looksAgain = setTimeout(changed, secretsMs).unref();
     const text = configText();
@@ -168,6 +182,7 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
       ...(options.mqtt && { mqtt: options.mqtt }),
       ...(options.s3 && { s3: options.s3 }),
       ...(options.permissions && { permissions: options.permissions }),
+      ros: ros.settings,
       packages: { cache: paths.cache },
       packageFolder: paths.packages,
       functions: [...accepted].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, config]) => config),
@@ -249,7 +264,7 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
   await writeAtomically(configFile, written);
   const host = supervise({
     name: 'host',
-    command: options.node ?? process.execPath,
+    command: node,
     args: [mainFile(), configFile],
     env: hostEnvironment(),
     ready: (child) => connect(child.signal),
@@ -325,6 +340,7 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
       await applying;
       await host.stop();
       await marks.written();
+      await ros.close();
       await logFiles.close();
       await rm(socket.path, { force: true });
       if (socket.temporary) await rm(socket.temporary, { recursive: true, force: true });

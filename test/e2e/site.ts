@@ -258,7 +258,7 @@ export const living = (processes: readonly LivingProcess[]): string[] =>
 /** That of the site's host, or of its nats-server. */
 export function processNamed(
   site: Site,
-  part: 'nats-server' | 'runtime/main' | 'invoker/child',
+  part: 'nats-server' | 'runtime/main' | 'runtime/ros/main' | 'invoker/child',
 ): LivingProcess {
   const found = site.processes().filter(({ commandLine }) => commandLine.includes(part));
   const last = found.at(-1);
