@@ -8,6 +8,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.task import Future
 
 import lines
+import nodes
 from messages import interface, to_message, to_plain
 
 rclpy.init()
@@ -23,7 +24,7 @@ def advertise(line):
     key = line["topic"]
     if key not in publishers:
         cls = interface(line["type"])
-        publishers[key] = (node.create_publisher(cls, key, lines.qos(line.get("qos"))), cls)
+        publishers[key] = (node.create_publisher(cls, key, nodes.qos(line.get("qos"))), cls)
     return publishers[key][0].topic_name
 
 
@@ -79,7 +80,7 @@ def subscribe(line):
         lines.say({"event": "message", "topic": topic, "message": value})
 
     cls = interface(line["type"])
-    subscriptions[topic] = node.create_subscription(cls, topic, heard, lines.qos(line.get("qos")), raw=raw)
+    subscriptions[topic] = node.create_subscription(cls, topic, heard, nodes.qos(line.get("qos")), raw=raw)
 
 
 def unsubscribe(line):
@@ -163,4 +164,4 @@ operations = (
     graph,
     publishers_of,
 )
-lines.run(node, {operation.__name__: operation for operation in operations})
+nodes.run(node, {operation.__name__: operation for operation in operations})

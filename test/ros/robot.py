@@ -31,6 +31,7 @@ from std_msgs.msg import String, UInt64
 from std_srvs.srv import Trigger
 
 import lines
+import nodes
 
 RELIABLE = {"reliability": "reliable", "depth": 10}
 SENSOR = {"reliability": "best_effort", "depth": 5}
@@ -74,17 +75,17 @@ class Robot:
         self.charge = 1.0
         self.frames = 0
         self.numbers_published = 0
-        self.odom = node.create_publisher(Odometry, "odom", lines.qos(RELIABLE))
-        self.scan = node.create_publisher(LaserScan, "scan", lines.qos(SENSOR))
-        self.battery = node.create_publisher(BatteryState, "battery_state", lines.qos(RELIABLE))
-        self.diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", lines.qos(RELIABLE))
-        self.camera = node.create_publisher(CompressedImage, "camera/image/compressed", lines.qos(SENSOR))
-        self.numbers = node.create_publisher(UInt64, "numbers", lines.qos(NUMBERS))
+        self.odom = node.create_publisher(Odometry, "odom", nodes.qos(RELIABLE))
+        self.scan = node.create_publisher(LaserScan, "scan", nodes.qos(SENSOR))
+        self.battery = node.create_publisher(BatteryState, "battery_state", nodes.qos(RELIABLE))
+        self.diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", nodes.qos(RELIABLE))
+        self.camera = node.create_publisher(CompressedImage, "camera/image/compressed", nodes.qos(SENSOR))
+        self.numbers = node.create_publisher(UInt64, "numbers", nodes.qos(NUMBERS))
         self.description = node.create_publisher(
-            String, "robot_description", lines.qos({"durability": "transient_local", "depth": 1})
+            String, "robot_description", nodes.qos({"durability": "transient_local", "depth": 1})
         )
         self.description.publish(String(data='<robot name="simulated"><link name="base_link"/></robot>'))
-        node.create_subscription(Twist, "cmd_vel", self.driven, lines.qos(RELIABLE))
+        node.create_subscription(Twist, "cmd_vel", self.driven, nodes.qos(RELIABLE))
         node.create_service(Trigger, "reset_odometry", self.reset)
         self.width = 320
         self.height = max(1, int(float(os.environ.get("ROBOT_CAMERA_KB", 20)) * 1024) // (self.width + 1))
@@ -221,7 +222,7 @@ def main():
             "numbers": robot.numbers_published,
         }
 
-    lines.run(node, {"numbers": numbers, "matched": matched, "state": state})
+    nodes.run(node, {"numbers": numbers, "matched": matched, "state": state})
 
 
 main()

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { startProcess } from './process.ts';
 import { missing } from './requirement.ts';
-import { rosEnvironment, startRosPeer, startSimulatedRobot } from './ros.ts';
+import { rosEnvironment, startDdsPeer, startRosPeer, startSimulatedRobot } from './ros.ts';
 
 describe.skipIf(await missing('ros'))('ROS in a test', () => {
   test('peers of one environment hear one another, and every value arrives as it was sent', async () => {
@@ -123,6 +123,45 @@ describe.skipIf(await missing('ros'))('ROS in a test', () => {
     expect(await node.line(/"statistics"/)).toContain(`"received":"${2n ** 60n}n"`);
     expect(await again.next()).toMatchObject({ robot: 'robot1 again', topics: [{ ...topics[0] }] });
     expect(await node.stop()).toEqual({ code: 0, signal: null });
+  });
+
+  test('a DDS that is not that of ROS understands what ROS writes, and is understood', async () => {
+    const env = await rosEnvironment();
+    const [ros, dds] = await Promise.all([startRosPeer({ env }), startDdsPeer({ env })]);
+    const type = 'sensor_msgs/msg/BatteryState';
+    const [heardByRos, heardByDds] = await Promise.all([
+      ros.subscribe('/from_dds', type),
+      dds.subscribe('/from_ros', type),
+    ]);
+    await Promise.all([ros.advertise('/from_ros', type), dds.advertise('/from_dds', type)]);
+    await Promise.all([ros.matched('/from_ros'), dds.matched('/from_dds')]);
+    const header = { stamp: { sec: 7, nanosec: 8 }, frame_id: 'base' };
+    const state = { header, voltage: 24.5, temperature: NaN, cell_voltage: [4, 3.5], present: true };
+    await ros.publish('/from_ros', state);
+    expect(await heardByDds.next()).toMatchObject({ ...state, serial_number: '' });
+    await dds.publish('/from_dds', state);
+    expect(await heardByRos.next()).toMatchObject({ ...state, serial_number: '' });
+
+    const [image, copies] = [
+      'sensor_msgs/msg/CompressedImage',
+      await dds.subscribe('/image', 'sensor_msgs/msg/CompressedImage'),
+    ];
+    await ros.advertise('/image', image);
+    await ros.matched('/image');
+    const data = new Uint8Array(2_000).map((_, index) => index);
+    await ros.publish('/image', { format: 'noise', data });
+    expect(await copies.next()).toMatchObject({ format: 'noise', data });
+  });
+
+  test('rclnodejs that is loaded without the environment of ROS says so and stays as it was built', async () => {
+    const env = await rosEnvironment();
+    const module = join(env['ATOLL_RCLNODEJS']!, 'dist', 'index.js');
+    const load = `import(${JSON.stringify(module)}).then(() => console.log('loaded'))`;
+    const without = await startProcess(process.execPath, ['-e', load], { env: { PATH: env['PATH'] } });
+    expect((await without.exited).code).not.toBe(0);
+    expect(without.output()).toContain('Missing script: "rebuild"');
+    const again = await startProcess(process.execPath, ['-e', load], { env });
+    expect(await again.line(/loaded/)).toBe('loaded');
   });
 
   test('a simulated robot publishes what robots publish, drives as it is told, and resets', async () => {

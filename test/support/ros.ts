@@ -104,14 +104,22 @@ export interface RosSubscription {
 }
 
 /**
- * A node in Python. Messages are plain objects with ROS's field names: 64-bit integers that a number would not hold are
- * BigInt, byte arrays are Uint8Array, other arrays are arrays. Fields that are left out have ROS's defaults.
+ * A process in Python that speaks of topics. Messages are plain objects with ROS's field names: 64-bit integers that a
+ * number would not hold are BigInt, byte arrays are Uint8Array, other arrays are arrays. Fields that are left out have
+ * ROS's defaults.
  */
-export interface RosPeer {
+export interface DdsPeer {
   readonly process: RunningProcess;
   /** Declares the topic; `publish` needs it. */
   advertise(topic: string, type: string, quality?: RosQuality): Promise<void>;
   publish(topic: string, message: object): Promise<void>;
+  /** Resolves when so many subscriptions have found the topic. */
+  matched(topic: string, subscriptions?: number): Promise<void>;
+  subscribe(topic: string, type: string, quality?: RosQuality): Promise<RosSubscription>;
+}
+
+/** A node of rclpy. */
+export interface RosPeer extends DdsPeer {
   /** CDR with its four bytes of encapsulation. */
   publishRaw(topic: string, bytes: Uint8Array): Promise<void>;
   /** `count` messages at `hz`, with numbers from `first` on in `field`; resolves after the last. */
@@ -138,15 +146,16 @@ export interface RosPeer {
   ): Promise<{ node: string; type: string; reliability: string; durability: string }[]>;
 }
 
-const answerMs = 30_000;
+/** Shorter than a test may take: then it says what it waited for. */
+const answerMs = 20_000;
 const scripts = join(import.meta.dirname, '..', 'ros');
 
 export async function startRosPeer(options: RosPeerOptions): Promise<RosPeer> {
   const { name = 'peer', namespace } = options;
-  const subscriptions = new Map<string, (message: unknown) => void>();
+  const subscriptions: Subscriptions = new Map();
   const services = new Map<string, (request: never) => Promise<object> | object>();
   const node = await startNode('peer.py', [name, ...(namespace === undefined ? [] : [namespace])], options, {
-    message: ({ topic, message }) => subscriptions.get(topic as string)?.(message),
+    message: distribute(subscriptions),
     request: ({ service, request, message }) => {
       const answer = services.get(service as string);
       void Promise.resolve(answer?.(message as never)).then(
@@ -157,9 +166,7 @@ export async function startRosPeer(options: RosPeerOptions): Promise<RosPeer> {
     },
   });
   return {
-    process: node.process,
-    advertise: async (topic, type, qos) => void (await node.ask('advertise', { topic, type, qos })),
-    publish: async (topic, message) => void (await node.ask('publish', { topic, message })),
+    ...topicsOf(node, subscriptions),
     publishRaw: async (topic, bytes) => {
       await node.ask('publish', { topic, raw: Buffer.from(bytes).toString('base64') });
     },
@@ -167,6 +174,44 @@ export async function startRosPeer(options: RosPeerOptions): Promise<RosPeer> {
       await node.ask('burst', { topic, ...burst }, answerMs + (burst.count / burst.hz) * 2000);
     },
     withdraw: async (topic) => void (await node.ask('withdraw', { topic })),
+    serve: async (service, type, answer) => {
+      services.set(service, answer);
+      await node.ask('serve', { service, type });
+    },
+    call: (service, type, request = {}, timeoutMs = answerMs) =>
+      node.ask('call', { service, type, message: request }, timeoutMs),
+    graph: async () => (await node.ask('graph')) as Awaited<ReturnType<RosPeer['graph']>>,
+    publishersOf: async (topic) =>
+      (await node.ask('publishers_of', { topic })) as Awaited<ReturnType<RosPeer['publishersOf']>>,
+  };
+}
+
+/**
+ * The same topics as DDS has them, from a peer that is no ROS and shares no code with its DDS: what it understands is on
+ * the wire. Names begin with a slash.
+ */
+export async function startDdsPeer(options: Omit<RosPeerOptions, 'namespace'>): Promise<DdsPeer> {
+  const subscriptions: Subscriptions = new Map();
+  const events = { message: distribute(subscriptions) };
+  const node = await startNode('dds_peer.py', [], { name: 'cyclonedds', ...options }, events);
+  return topicsOf(node, subscriptions);
+}
+
+type Subscriptions = Map<string, (message: unknown) => void>;
+
+const distribute =
+  (subscriptions: Subscriptions) =>
+  ({ topic, message }: Line): void =>
+    subscriptions.get(topic as string)?.(message);
+
+function topicsOf(
+  node: PythonNode,
+  subscriptions: Subscriptions,
+): Omit<DdsPeer, 'subscribe'> & Pick<RosPeer, 'subscribe'> {
+  return {
+    process: node.process,
+    advertise: async (topic, type, qos) => void (await node.ask('advertise', { topic, type, qos })),
+    publish: async (topic, message) => void (await node.ask('publish', { topic, message })),
     matched: async (topic, count = 1) => void (await node.ask('matched', { topic, count })),
     subscribe: async (topic, type, { raw = false, ...qos } = {}) => {
       const { subscription, heard } = openSubscription(topic, async () => {
@@ -177,15 +222,6 @@ export async function startRosPeer(options: RosPeerOptions): Promise<RosPeer> {
       await node.ask('subscribe', { topic, type, raw, qos });
       return subscription;
     },
-    serve: async (service, type, answer) => {
-      services.set(service, answer);
-      await node.ask('serve', { service, type });
-    },
-    call: (service, type, request = {}, timeoutMs = answerMs) =>
-      node.ask('call', { service, type, message: request }, timeoutMs),
-    graph: async () => (await node.ask('graph')) as Awaited<ReturnType<RosPeer['graph']>>,
-    publishersOf: async (topic) =>
-      (await node.ask('publishers_of', { topic })) as Awaited<ReturnType<RosPeer['publishersOf']>>,
   };
 }
 
