@@ -1,7 +1,9 @@
 /**
  * `nats`, `mqtt`, `kv` and `ros` of 'atoll': what a handler reaches through its host, over the connections and
- * credentials that the host has. Shipped as it is, so it imports nothing of Atoll. docs/reference/calls.md tells the rest.
+ * credentials that the host has. Shipped as it is beside handler.ts, so it imports nothing else of Atoll.
+ * docs/reference/calls.md tells the rest.
  */
+import type { RosMessages, RosServices } from './handler.ts';
 
 /** Why a call failed. `name` is the code as well, so that a handler which lets it pass fails with that code. */
 export class CallError extends Error {
@@ -87,18 +89,55 @@ export interface Ros {
   /**
    * Calls a service with a plain object of the request's fields; resolves with the response as one. 64-bit integers are
    * BigInt, arrays of numbers may be typed arrays. `timeoutMs`: default as long as the invocation may still run.
+   * Of types that `faas ros types` has written the compiler knows request and response.
    */
-  call<Response = Record<string, unknown>>(
+  call<Type extends string>(
+    service: string,
+    type: Type,
+    request?: RosRequest<Type>,
+    options?: { readonly timeoutMs?: number },
+  ): Promise<RosResponse<Type>>;
+  /** With the type of the response named by the caller. */
+  call<Response extends object = never>(
     service: string,
     type: string,
-    request?: unknown,
+    // Not named: then what the first form refuses is not taken by this one either.
+    request?: [Response] extends [never] ? never : unknown,
     options?: { readonly timeoutMs?: number },
   ): Promise<Response>;
   /** A plain object of the message's fields, or its CDR bytes with the 4-byte encapsulation header. */
-  publish(topic: string, type: string, message: unknown): Promise<void>;
+  publish<Type extends string>(topic: string, type: Type, message: RosMessage<Type>): Promise<void>;
   /** Text of a message definition with everything it uses, as MCAP's "ros2msg" has it. */
   definition(type: string): Promise<string>;
 }
+
+/** What `ros.publish` takes for a type: of one that is not known, anything. */
+export type RosMessage<Type extends string> = Type extends keyof RosMessages
+  ? RosInput<RosMessages[Type]> | Uint8Array
+  : unknown;
+
+export type RosRequest<Type extends string> = Type extends keyof RosServices
+  ? RosServices[Type] extends { request: infer Request }
+    ? RosInput<Request>
+    : never
+  : unknown;
+
+export type RosResponse<Type extends string> = Type extends keyof RosServices
+  ? RosServices[Type] extends { response: infer Response }
+    ? Response
+    : never
+  : Record<string, unknown>;
+
+/** What may be sent for it: fields that are left out have ROS's defaults, arrays of numbers need not be typed ones. */
+export type RosInput<T> = T extends BigInt64Array | BigUint64Array
+  ? T | readonly bigint[]
+  : T extends ArrayBufferView
+    ? T | readonly number[]
+    : T extends readonly (infer Element)[]
+      ? readonly RosInput<Element>[]
+      : T extends object
+        ? { readonly [Field in keyof T]?: RosInput<T[Field]> }
+        : T;
 
 export const nats: Nats = {
   publish: (subject, data, options = {}) =>
@@ -126,7 +165,7 @@ export function kv(bucket: string): KvBucket {
 }
 
 export const ros: Ros = {
-  call: <Response>(
+  call: (
     service: string,
     type: string,
     request: unknown = {},
@@ -137,7 +176,8 @@ export const ros: Ros = {
       service,
       { type, ...detailOf(options) },
       () => bytesOf(rosText(request)),
-      ({ data }) => rosValue(asText(data)) as Response,
+      // What a service answers is of its type: nothing here could look at it.
+      ({ data }) => rosValue(asText(data)) as never,
     ),
   publish: (topic, type, message) => {
     const raw = message instanceof Uint8Array;

@@ -15,7 +15,22 @@ export type {
   PublishOptions,
   RequestOptions,
   Ros,
+  RosInput,
+  RosMessage,
+  RosRequest,
+  RosResponse,
 } from './handler-calls.ts';
+
+/**
+ * Messages by the names of their types, such as 'sensor_msgs/msg/LaserScan'. Empty: what `faas ros types` writes adds to
+ * it what is present, and `ros.publish` knows it then.
+ */
+// eslint-disable-next-line @typescript-eslint/no-empty-object-type
+export interface RosMessages {}
+
+/** Services by the names of their types, each { request, response }, as `RosMessages`. */
+// eslint-disable-next-line @typescript-eslint/no-empty-object-type
+export interface RosServices {}
 
 export type Handler<Event = unknown, Result = unknown> = (
   event: Event,

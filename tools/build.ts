@@ -51,7 +51,7 @@ export async function buildAtoll(out: string): Promise<void> {
   ] as const) {
     // In the package they lie side by side.
     const text = (await readFile(join(root, source), 'utf8'))
-      .replaceAll("'../runtime/handler.ts'", "'./index.js'")
+      .replaceAll(/'(\.|\.\.\/runtime)\/handler\.ts'/g, "'./index.js'")
       .replaceAll(/'(\.|\.\.\/runtime)\/handler-calls\.ts'/g, "'./calls.js'");
     await writeFile(join(out, `${module}.js`), await toJavaScript(text));
     await writeFile(join(out, `${module}.d.ts`), await declarationsOf(text, source));

@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { buildAtoll } from '../../tools/build.ts';
 import { missing } from '../support/requirement.ts';
 import { rosEnvironment } from '../support/ros.ts';
 import { faas, folderWith, root } from './run.ts';
@@ -44,9 +45,6 @@ async function compile(types: string, source: string): Promise<string> {
   const folder = await folderWith({
     'ros.d.ts': types,
     'handler.ts': source,
-    // Of the package only that it is there matters: the types add to it.
-    'node_modules/atoll/package.json': '{ "types": "index.d.ts" }',
-    'node_modules/atoll/index.d.ts': 'export interface Handler {}\n',
     'tsconfig.json': JSON.stringify({
       compilerOptions: {
         strict: true,
@@ -54,10 +52,12 @@ async function compile(types: string, source: string): Promise<string> {
         noEmit: true,
         target: 'esnext',
         module: 'nodenext',
-        types: [],
+        types: ['node'],
+        typeRoots: [join(root, 'node_modules', '@types')],
       },
     }),
   });
+  await buildAtoll(join(folder, 'node_modules', 'atoll'));
   try {
     execFileSync(join(root, 'node_modules', '.bin', 'tsc'), ['-p', folder], { encoding: 'utf8' });
     return '';
@@ -67,7 +67,7 @@ async function compile(types: string, source: string): Promise<string> {
 }
 
 const using = (expressions: string) => `
-import type { RosMessages, RosServices } from 'atoll';
+import { ros, type RosMessages, type RosServices } from 'atoll';
 import type { demo_msgs } from './ros.d.ts';
 declare const whole: demo_msgs.msg.Whole;
 declare const named: RosMessages['demo_msgs/msg/Whole'];
@@ -97,6 +97,15 @@ test('ROS interfaces become TypeScript that a strict compiler takes', async () =
         export const j: boolean = trigger.response.success;
         export const k: demo_msgs.srv.Ask_Request = { whole: named };
         export const l: BigInt64Array = ({} as demo_msgs.srv.Ask_Response).numbers;
+        await ros.publish('/whole', 'demo_msgs/msg/Whole', { ranges: [1, 2], bigger: [3n], header: { frame_id: 'map' } });
+        await ros.publish('/whole', 'demo_msgs/msg/Whole', whole);
+        await ros.publish('/whole', 'demo_msgs/msg/Whole', new Uint8Array(8));
+        await ros.publish('/unknown', 'other_msgs/msg/Other', { anything: 1 });
+        const { success } = await ros.call('/trigger', 'std_srvs/srv/Trigger');
+        export const m: boolean = success;
+        export const n = (await ros.call('/ask', 'demo_msgs/srv/Ask', { whole: { big: 1n } })).numbers.at(0);
+        export const o: unknown = (await ros.call('/unknown', 'other_msgs/srv/Other', { anything: 1 }))['x'];
+        export const p: number = (await ros.call<{ x: number }>('/unknown', 'other_msgs/srv/Other', { y: 1 })).x;
       `),
     ),
   ).toBe('');
@@ -110,11 +119,15 @@ test('what is not as ROS has it is an error of the compiler', async () => {
     'whole.missing',
     'export const n: number = whole.big',
     'trigger.response = { success: true }',
+    `await ros.publish('/whole', 'demo_msgs/msg/Whole', { rangs: [1] })`,
+    `await ros.call('/ask', 'demo_msgs/srv/Ask', { whole: { big: 1 } })`,
   ];
   const said = await compile(stdout, using(wrong.join(';\n')));
   expect(said).toContain("Property 'missing' does not exist on type 'Whole'");
   expect(said).toContain("Type 'bigint' is not assignable to type 'number'");
   expect(said).toContain("Property 'message' is missing in type '{ success: true; }'");
+  expect(said).toContain("'rangs' does not exist in type");
+  expect(said).toContain('No overload matches this call');
   expect(said.match(/error TS/g)).toHaveLength(wrong.length);
 });
 
