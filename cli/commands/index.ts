@@ -42,7 +42,7 @@ export const commands = {
     () => import('./doctor.ts'),
   ),
   install: entry(
-    'Print what a cluster needs: the manifest, and the images to load before',
+    'Print what a cluster needs, the manifest and the images; or have systemd run faas up',
     () => import('./install.ts'),
   ),
   completion: entry('Print the completion script of a shell', () => import('./completion.ts')),
