@@ -25,8 +25,11 @@ const answerMs = 1_000;
 /** A link that answers nothing for so long, while the hub answers over the other one, is stuck. */
 const stuckMs = 6_000;
 const retryMs = 1_000;
-/** What the robot keeps for its hub; then the oldest goes. */
+/** What the robot keeps for its hub; then the oldest goes. Half as much, or half of that, where the disk is small. */
 const keptBytes = 1024 ** 3;
+const leastKeptBytes = 4 * 1024 ** 2;
+/** nats-server's "insufficient storage resources available": three quarters of the disk are all it gives away. */
+const noRoom = 10047;
 
 export interface RobotLinkOptions {
   readonly broker: Broker;
@@ -203,16 +206,23 @@ async function ensureTelemetry(connection: NatsConnection, robot: string): Promi
   const subjects = [keptSubjects(robot)];
   const existing = await manager.streams.info(telemetryStream).catch(() => undefined);
   if (existing === undefined) {
-    await manager.streams.add({
+    const config = {
       name: telemetryStream,
       subjects,
       retention: RetentionPolicy.Limits,
       storage: StorageType.File,
       discard: DiscardPolicy.Old,
-      max_bytes: keptBytes,
       // By it a ring of telemetry keeps its last n messages, whatever else is kept.
       allow_rollup_hdrs: true,
-    });
+    };
+    for (let bytes = keptBytes; ; bytes /= 2) {
+      try {
+        return void (await manager.streams.add({ ...config, max_bytes: bytes }));
+      } catch (error) {
+        const { code } = error as { code?: number };
+        if (code !== noRoom || bytes <= leastKeptBytes) throw error;
+      }
+    }
   } else if (existing.config.subjects.join() !== subjects.join() || !existing.config.allow_rollup_hdrs) {
     await manager.streams.update(telemetryStream, { subjects, allow_rollup_hdrs: true });
   }

@@ -17,6 +17,8 @@ export interface LeafLink {
   /** Of the other end. */
   readonly address: string;
   readonly port: number;
+  /** What the other end wants to hear. */
+  readonly subscriptions: readonly string[];
 }
 
 export interface SystemAccount {
@@ -58,13 +60,15 @@ export function openSystemAccount(options: {
       await ask('RELOAD');
     },
     async links() {
-      const { leafs } = await ask<{ leafs?: (Omit<LeafLink, 'address'> & { ip: string })[] }>('LEAFZ');
-      return (leafs ?? []).map(({ id, name, account, ip, port }) => ({
+      type Leaf = Omit<LeafLink, 'address' | 'subscriptions'> & { ip: string; subscriptions_list?: string[] };
+      const { leafs } = await ask<{ leafs?: Leaf[] }>('LEAFZ', { subscriptions: true });
+      return (leafs ?? []).map(({ id, name, account, ip, port, subscriptions_list: subscriptions = [] }) => ({
         id,
         name,
         account,
         address: ip,
         port,
+        subscriptions,
       }));
     },
     async cut({ id }) {

@@ -22,7 +22,7 @@ describe.skipIf(skipped)('the logs of a robot', () => {
     hub = await startHub();
     robot = await startSite({ args: robotArgs('robot1', await hub.add('robot1'), hub.url) });
     await online(hub, 'robot1');
-    await robot.ok(['deploy', await functionFolder('counter', '', counter)]);
+    await robot.ok(['deploy', await functionFolder('counter', '  permissions: {}\n', counter)]);
   }, 120_000);
 
   const count = (from: number, to: number): Promise<string> =>

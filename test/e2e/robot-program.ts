@@ -1,6 +1,7 @@
 /**
  * A program on a robot: keeps numbered messages for the hub, each only when the one before was stored, for as long as it
- * runs. Arguments: folder of the site, messages a second. Each line of its output is a number that was stored.
+ * runs. Arguments: folder of the site, messages a second. A line of its output is a number that was stored, or a subject
+ * of another robot that it heard.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -19,6 +20,11 @@ const connection = await connect({
   pass,
   maxReconnectAttempts: -1,
   reconnectTimeWait: 100,
+});
+connection.subscribe('robots.>', {
+  callback: (error, { subject }) => {
+    if (error === null && !subject.startsWith(`robots.${site}.`)) process.stdout.write(`heard ${subject}\n`);
+  },
 });
 const stream = jetstream(connection, { timeout: 2_000 });
 const started = performance.now();

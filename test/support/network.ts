@@ -15,6 +15,8 @@ export interface Network {
   /** Packets of both directions are dropped from now on. */
   cut(): void;
   heal(): void;
+  /** Of one TCP connection, by its port inside, packets of both directions are dropped for good. */
+  cutPort(port: number): void;
 }
 
 interface Way {
@@ -68,6 +70,15 @@ export function startNetwork(options: { closing?: Closing | undefined } = {}): N
       neighbour(['-n', name], site.inside, site.outsideAddress, nobody);
     },
     heal: () => connectWay(name, site),
+    cutPort(port) {
+      const rules = [`output tcp sport ${port}`, `input tcp dport ${port}`].map((text) => text.split(' '));
+      inside(name, 'nft', 'add', 'table', 'inet', 'cut');
+      for (const [hook = '', ...match] of rules) {
+        const chain = `{ type filter hook ${hook} priority 0; }`;
+        inside(name, 'nft', 'add', 'chain', 'inet', 'cut', hook, chain);
+        inside(name, 'nft', 'add', 'rule', 'inet', 'cut', hook, ...match, 'drop');
+      }
+    },
   };
 }
 
@@ -103,8 +114,12 @@ function neighbour(within: string[], device: string, address: string, hardware: 
   ip(...within, 'neighbour', 'replace', address, 'lladdr', hardware, 'dev', device, 'nud', 'permanent');
 }
 
-function ip(...args: string[]): string {
-  return execFileSync('ip', args, {
+const ip = (...args: string[]): string => run('ip', args);
+const inside = (namespace: string, command: string, ...args: string[]): string =>
+  run('ip', ['netns', 'exec', namespace, command, ...args]);
+
+function run(command: string, args: string[]): string {
+  return execFileSync(command, args, {
     encoding: 'utf8',
     env: { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` },
   });
