@@ -170,11 +170,11 @@ describe.skipIf(skipped)('telemetry of a robot', () => {
   );
 
   test('lossless messages are at the hub once, also when the handler process is killed at it', async () => {
-    const count = 400;
+    const count = 200;
     const manager = await managerOf(atHub!);
     for (let number = 1; number <= count; number += 1) {
       feed('/battery_state', 'sensor_msgs/msg/BatteryState', { header, voltage: number });
-      if (number % 100 === 50) {
+      if (number % 50 === 25) {
         const children = familyOf(site.process.pid).filter(({ commandLine }) =>
           commandLine.includes('invoker/child'),
         );
@@ -189,7 +189,7 @@ describe.skipIf(skipped)('telemetry of a robot', () => {
         const { state } = await manager.streams.info('TELEMETRY', { subjects_filter: subject });
         return (state.subjects?.[subject] ?? 0) >= count || undefined;
       },
-      90_000,
+      150_000,
     );
     const voltages: number[] = [];
     const runs = new Map<string, number[]>();
@@ -209,27 +209,31 @@ describe.skipIf(skipped)('telemetry of a robot', () => {
     // It was killed in the middle, and each process counted by itself.
     expect(runs.size).toBeGreaterThan(1);
     for (const sequence of runs.values()) expect(sequence).toEqual([...sequence].sort((a, b) => a - b));
-  }, 120_000);
+  }, 180_000);
 
   test('lossless messages that nothing disturbs are in order', async () => {
     const manager = await managerOf(atHub!);
     const before = (await manager.streams.info('TELEMETRY')).state.last_seq;
-    const count = 1_000;
+    const count = 500;
     for (let number = 1; number <= count; number += 1) {
       feed('/battery_state', 'sensor_msgs/msg/BatteryState', { voltage: number });
       if (number % 50 === 0) await new Promise((done) => setTimeout(done, 5));
     }
-    await until('the hub has them', async () => {
-      const { state } = await manager.streams.info('TELEMETRY');
-      return state.last_seq >= before + count || undefined;
-    });
+    await until(
+      'the hub has them',
+      async () => {
+        const { state } = await manager.streams.info('TELEMETRY');
+        return state.last_seq >= before + count || undefined;
+      },
+      150_000,
+    );
     const voltages: unknown[] = [];
     for (let seq = before + 1; seq <= before + count; seq += 1) {
       const message = await manager.streams.getMessage('TELEMETRY', { seq });
       voltages.push((JSON.parse(message!.string()) as { voltage: number }).voltage);
     }
     expect(voltages).toEqual(Array.from({ length: count }, (_, index) => index + 1));
-  }, 90_000);
+  }, 180_000);
 
   test('of a ring the last ones are kept on the robot, and the hub has what came', async () => {
     for (let number = 1; number <= 23; number += 1)
