@@ -1,15 +1,21 @@
 /** `node charts/accounts.ts`, as docs/reference/accounts.md tells to use it, before a real nats-server. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
+import { jetstreamManager } from '@nats-io/jetstream';
 import { credsAuthenticator } from '@nats-io/transport-node';
+import { connectAsync } from 'mqtt';
 import { describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
+import { chart } from '../../charts/manifest.ts';
 import { openOperatorKeys } from '../../controller/broker/account-keys.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { startNats } from '../support/nats.ts';
-import { missing } from '../support/requirement.ts';
+import { freePort } from '../support/ports.ts';
+import { startProcess } from '../support/process.ts';
+import { missing, requireTool } from '../support/requirement.ts';
 
 interface Ended {
   readonly code: number;
@@ -68,7 +74,7 @@ test('what is missing or wrong on its command line is told, and no key of it', a
   const unknown = await accounts(['--folder', 'x']);
   expect(unknown).toMatchObject({ code: 2, stdout: '' });
   expect(unknown.stderr).toContain('--folder');
-});
+}, 60_000);
 
 describe.skipIf(await missing('nats-server'))('with a nats-server', () => {
   test("that includes server.conf, a user may do everything in its namespace's account and sees no other", async () => {
@@ -99,5 +105,45 @@ describe.skipIf(await missing('nats-server'))('with a nats-server', () => {
     const lab = operator.account('lab');
     const answer = await fetch(`${nats.monitorUrl}/jsz?acc=${lab}&consumers=true&config=true`);
     expect(await answer.json()).toMatchObject({ account_details: [{ name: 'lab', id: lab }] });
-  });
+  }, 60_000);
+
+  test('that had no accounts before passes the probes of its pod, though streams of before cannot be served', async () => {
+    const storeDir = await temporaryFolder();
+    const first = await startNats({ storeDir, mqtt: true });
+    const nc = await first.connect();
+    await (await jetstreamManager(nc)).streams.add({ name: 'ORDERS', subjects: ['orders'] });
+    const robot = await connectAsync(first.mqttUrl, { clientId: 'robot', clean: false });
+    await robot.subscribeAsync('robots', { qos: 1 });
+    await robot.publishAsync('robots', '1', { qos: 1 });
+    await robot.endAsync();
+    await nc.close();
+    await first.stop();
+
+    const { stringData } = await newSecret('--directory', join(await temporaryFolder(), 'accounts'));
+    const [client, monitor, mqtt] = [await freePort(), await freePort(), await freePort()];
+    const lines = [
+      `listen: "127.0.0.1:${client}"`,
+      `http: "127.0.0.1:${monitor}"`,
+      `jetstream { store_dir: ${JSON.stringify(storeDir)} }`,
+      `mqtt { listen: "127.0.0.1:${mqtt}" }`,
+      stringData['server.conf'],
+    ];
+    const config = join(await temporaryFolder(), 'nats.conf');
+    await writeFile(config, lines.join('\n'), { mode: 0o600 });
+    const server = await startProcess(await requireTool('nats-server'), [
+      '--config',
+      config,
+      '--name',
+      'next',
+    ]);
+    await server.line(/Server is ready/);
+    const status = async (path: string): Promise<number> =>
+      (await fetch(`http://127.0.0.1:${monitor}${path}`)).status;
+    const template = await readFile(join(chart, 'templates/nats.yaml'), 'utf8');
+    const probes = [...template.matchAll(/Probe: \{ httpGet: \{ path: '?([^',]+)/g)].map(([, path]) => path!);
+    expect(probes).toHaveLength(3);
+    for (const path of probes) expect([path, await status(path)]).toEqual([path, 200]);
+    // Why they do not ask for more than the server itself.
+    expect(await status('/healthz')).toBe(503);
+  }, 60_000);
 });
