@@ -8,7 +8,7 @@ import type { Closing } from '../../test/support/closing.ts';
 import { startMosquitto, type MosquittoServer } from '../../test/support/mosquitto.ts';
 import { startNats, type NatsServer } from '../../test/support/nats.ts';
 
-export type HandlerName = 'echo' | 'count';
+export type HandlerName = 'echo' | 'count' | 'publish';
 
 export interface Bench {
   readonly closing: Closing;

@@ -125,7 +125,8 @@ function flusher(nc: NatsConnection): () => Promise<Refusals> {
   void watch();
 
   async function flush(): Promise<Refusals> {
-    await turn();
+    // When the frames that came together are all through.
+    await new Promise<void>((resolve) => process.nextTick(resolve));
     next = undefined;
     const refused = new Set<string>();
     open.add(refused);
