@@ -8,6 +8,8 @@ import { bytesOfCall, callWindow, maxCallBytes } from './protocol.ts';
 const maxWaiting = { calls: 10_000, bytes: 64 * 1024 * 1024 } as const;
 
 export interface CallWindow {
+  /** Some wait for an answer of the host. */
+  readonly pending: boolean;
   /** Resolves with the answer, rejects with what aborted the invocation. */
   make(context: HandlerContext, call: HandlerCall, quiet: () => void): Promise<CallAnswer>;
   /** Of the call with this number. */
@@ -85,6 +87,9 @@ export function openCallWindow({ send, runs }: CallWindowOptions): CallWindow {
   }
 
   return {
+    get pending() {
+      return sent.size > 0;
+    },
     make(context, call, quiet) {
       const { id, aborted } = callsOf(context);
       if (!runs(id)) return refuseOutside(call, 'its invocation has ended', quiet);

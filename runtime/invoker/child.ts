@@ -85,6 +85,8 @@ socket.resume();
 process.on('exit', () => flush(true));
 process.on('beforeExit', () => {
   socket.ref();
+  // It is busy with them, and only the socket knows of their answers.
+  if (calls.pending) return;
   const waiting = [...untilEmpty];
   untilEmpty.clear();
   for (const then of waiting) then();
@@ -113,6 +115,7 @@ function onFrame(type: number, id: number, payload: FrameReader): void {
   else if (type === frameType.callResult) {
     const { number, answer } = readCallResult(payload);
     calls.answered(number, answer);
+    if (untilEmpty.size > 0 && !calls.pending) socket.unref();
   } else if (type === frameType.init) void init(jsonObject(payload.restText()) as unknown as Init);
 }
 

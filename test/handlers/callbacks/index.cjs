@@ -22,6 +22,10 @@ const ways = {
     setTimeout(() => (answer.ended = true), 100);
     callback(null, answer);
   },
+  calls: (event, context, callback) =>
+    void require('atoll')
+      .nats.publish('a')
+      .then(() => callback(null, 'published')),
   never: ({ busyMs }) => void setTimeout(() => {}, busyMs),
   ignored: () => 'returned without a promise',
   pid: (event, context, callback) => callback(null, process.pid),

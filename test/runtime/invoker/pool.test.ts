@@ -3,8 +3,10 @@ import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { build } from 'esbuild';
 import { expect, test, vi } from 'vitest';
+import type { Calls } from '../../../runtime/calls/calls.ts';
 import type { InvokerState } from '../../../runtime/invoker/invoker.ts';
 import { openPool } from '../../../runtime/invoker/pool.ts';
+import { callWindow } from '../../../runtime/invoker/protocol.ts';
 import { identify } from '../../../runtime/process/identity.ts';
 import {
   eventOf,
@@ -208,6 +210,22 @@ test('on nodejs22.x a handler that neither calls back nor gives a promise answer
   expect(returned(await call({ what: 'ignored' }))).toBeNull();
   const { call: short } = await callbacks({ timeoutMs: 200 });
   expect((await short({ what: 'never', busyMs: 60_000 })).kind).toBe('timedOut');
+});
+
+test('on nodejs22.x a call that the host has not answered yet keeps the event loop busy', async () => {
+  let made = 0;
+  const calls: Calls = {
+    async make() {
+      made += 1;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      return { ok: true, detail: '', data: new Uint8Array() };
+    },
+  };
+  const { call } = await callbacks({ calls });
+  expect(returned(await call({ what: 'calls' }))).toBe('published');
+  expect(returned(await call({ what: 'calls' }))).toBe('published');
+  expect(returned(await call({ what: 'never', busyMs: 1 }))).toBeNull();
+  expect(made).toBe(2);
 });
 
 test('a stack of bundled code points into its source', async () => {
@@ -474,6 +492,25 @@ test('closing or writing to descriptor 3 hurts only the process that does it', a
     expect(faultOf(outcome).message).toContain(said);
     expect((await call({})).kind, name).toBe('crashed');
   }
+});
+
+test('a process that makes more calls than its window, past the functions of atoll, is ended for it', async () => {
+  let made = 0;
+  const calls: Calls = {
+    make() {
+      made += 1;
+      return new Promise(() => {});
+    },
+  };
+  const { call } = await startFixture(openPool, 'writes-fd3', { calls });
+  const outcome = await call({ calls: 2 * callWindow.calls });
+  expect(outcome).toMatchObject({ kind: 'crashed', fault: { code: 'Runtime.ExitError' } });
+  expect(faultOf(outcome).message).toContain('more calls came than may be made at a time');
+  expect(made).toBe(callWindow.calls);
+  // Those of an invocation that there is not come nowhere.
+  const other = await call({ calls: 3, id: 4_000_000 });
+  expect(other).toMatchObject({ kind: 'crashed' });
+  expect(made).toBe(callWindow.calls);
 });
 
 test('a handler that breaks its own surroundings is stopped and started like any other', async () => {
