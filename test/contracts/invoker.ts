@@ -526,6 +526,7 @@ export function testInvoker(
     });
 
     describe('takes the calls of a handler to the host', () => {
+      const patient = { timeout: 20_000 };
       const answered: CallAnswer = { ok: true, detail: '', data: new Uint8Array() };
       const fault = (code: string): CallAnswer => ({
         ok: false,
@@ -624,14 +625,20 @@ export function testInvoker(
 
       test('rejects them with the reason of context.signal: the deadline', async () => {
         const { made, calls } = recorded(() => new Promise<CallAnswer>(() => {}));
-        const { call, record } = await startFixture(open, 'calls', { calls, timeoutMs: 300, concurrency: 2 });
+        const { call, record } = await startFixture(open, 'calls', {
+          calls,
+          timeoutMs: 1_500,
+          concurrency: 2,
+        });
+        await call({});
         const outcome = call({ untilAborted: true, tells: true });
-        await expect.poll(() => made.length).toBe(1);
+        await expect.poll(() => made.length, patient).toBe(1);
         // While a neighbour runs the process is not ended at once: each has a deadline of its own.
         const neighbour = call({ untilAborted: true });
+        await expect.poll(() => made.length, patient).toBe(2);
         expect((await outcome).kind).toBe('timedOut');
         expect(made.map(({ caller }) => caller.signal.aborted)).toEqual([true, false]);
-        await record(({ message }) => message === 'the invocation took longer than 300 ms: true');
+        await record(({ message }) => message === 'the invocation took longer than 1500 ms: true');
         expect((await neighbour).kind).toBe('timedOut');
         expect(made.map(({ caller }) => caller.signal.aborted)).toEqual([true, true]);
       });
@@ -641,7 +648,7 @@ export function testInvoker(
         const { call } = await startFixture(open, 'calls', { calls });
         const caller = new AbortController();
         const outcome = call({ untilAborted: true }, { signal: caller.signal });
-        await expect.poll(() => made.length).toBe(1);
+        await expect.poll(() => made.length, patient).toBe(1);
         caller.abort();
         expect(returned(await outcome)).toEqual({ message: 'the caller went away', same: true });
         expect(made[0]!.caller.signal.aborted).toBe(true);
@@ -674,46 +681,58 @@ export function testInvoker(
         expect(restarts).toEqual([]);
       });
 
-      test('no more at a time than the window; what waits is handed on as answers come', async () => {
-        let open_ = 0;
-        let most = 0;
-        const { calls } = recorded(async () => {
-          most = Math.max(most, (open_ += 1));
-          await new Promise((resolve) => setImmediate(resolve));
-          open_ -= 1;
-          return answered;
-        });
-        const { call } = await startFixture(open, 'calls', { calls });
-        expect(returned(await call({ flood: 5_000 }))).toEqual({ done: 5_000, failed: 0 });
-        expect(most).toBe(callWindow.calls);
-        // Without a word of the host: what is beyond window and queue is told at once.
-        expect(returned(await call({ flood: 20_000 }))).toMatchObject({
-          done: callWindow.calls + 10_000,
-          code: 'TooManyRequests',
-        });
-      });
+      test(
+        'no more at a time than the window; what waits is handed on as answers come',
+        { timeout: 150_000 },
+        async () => {
+          let open_ = 0;
+          let most = 0;
+          const { calls } = recorded(async () => {
+            most = Math.max(most, (open_ += 1));
+            await new Promise((resolve) => setImmediate(resolve));
+            open_ -= 1;
+            return answered;
+          });
+          const { call } = await startFixture(open, 'calls', { calls, timeoutMs: 60_000 });
+          expect(returned(await call({ flood: 2_000 }))).toEqual({ done: 2_000, failed: 0 });
+          expect(most).toBe(callWindow.calls);
+          // Without a word of the host: what is beyond window and queue is told at once.
+          expect(returned(await call({ flood: 12_000 }))).toMatchObject({
+            done: callWindow.calls + 10_000,
+            code: 'TooManyRequests',
+          });
+        },
+      );
 
-      test('no more bytes at a time than the window, and no call beyond what a frame holds', async () => {
-        let bytes = 0;
-        let most = 0;
-        const pair: (() => void)[] = [];
-        const { made, calls } = recorded(async ({ data, target }) => {
-          if (target !== 'flood') return answered;
-          most = Math.max(most, (bytes += data.length));
-          // Two are on their way before one is answered, and a third would have time to come.
-          await new Promise<void>((resolve) => pair.push(resolve) === 2 && setTimeout(release, 50));
-          bytes -= data.length;
-          return answered;
-        });
-        const release = (): void => pair.splice(0).forEach((go) => go());
-        const { call } = await startFixture(open, 'calls', { calls, memoryBytes: 512 * 1024 * 1024 });
-        const mebibyte = 1024 * 1024;
-        expect(returned(await call({ flood: 6, bytes: 6 * mebibyte }))).toEqual({ done: 6, failed: 0 });
-        expect(most).toBe(12 * mebibyte);
-        expect(returned(await call({ large: 10 * mebibyte }))).toBeNull();
-        expect(made.at(-1)!.call.data.equals(Buffer.alloc(10 * mebibyte, 'x'))).toBe(true);
-        expect(returned(await call({ large: 15 * mebibyte }))).toMatchObject({ code: 'TooLarge' });
-      });
+      test(
+        'no more bytes at a time than the window, and no call beyond what a frame holds',
+        { timeout: 150_000 },
+        async () => {
+          let bytes = 0;
+          let most = 0;
+          const pair: (() => void)[] = [];
+          const { made, calls } = recorded(async ({ data, target }) => {
+            if (target !== 'flood') return answered;
+            most = Math.max(most, (bytes += data.length));
+            // Two are on their way before one is answered, and a third would have time to come.
+            await new Promise<void>((resolve) => pair.push(resolve) === 2 && setTimeout(release, 50));
+            bytes -= data.length;
+            return answered;
+          });
+          const release = (): void => pair.splice(0).forEach((go) => go());
+          const { call } = await startFixture(open, 'calls', {
+            calls,
+            memoryBytes: 512 * 1024 * 1024,
+            timeoutMs: 60_000,
+          });
+          const mebibyte = 1024 * 1024;
+          expect(returned(await call({ flood: 6, bytes: 6 * mebibyte }))).toEqual({ done: 6, failed: 0 });
+          expect(most).toBe(12 * mebibyte);
+          expect(returned(await call({ large: 10 * mebibyte }))).toBeNull();
+          expect(made.at(-1)!.call.data.equals(Buffer.alloc(10 * mebibyte, 'x'))).toBe(true);
+          expect(returned(await call({ large: 15 * mebibyte }))).toMatchObject({ code: 'TooLarge' });
+        },
+      );
 
       test('those that wait for the window when their invocation ends are refused, and it is logged', async () => {
         const { made, calls } = recorded(() => new Promise<CallAnswer>(() => {}));

@@ -13,7 +13,9 @@ import { startMosquitto } from '../../support/mosquitto.ts';
 import { startNats, type NatsOptions } from '../../support/nats.ts';
 import { functionConfig, startedHost } from '../started-host.ts';
 
-vi.setConfig({ testTimeout: 60_000 });
+vi.setConfig({ testTimeout: 120_000 });
+/** Other tests run beside these. */
+const patient = { timeout: 20_000 };
 
 const mebibyte = 1024 * 1024;
 
@@ -121,27 +123,27 @@ test('nats.request: the reply with its headers; nobody there; nobody who answers
     code: 'RequestTimeout',
     message: 'nats.request lab.silent: no answer within 200 ms',
   });
-  expect(performance.now() - begun).toBeLessThan(5_000);
+  expect(performance.now() - begun).toBeLessThan(20_000);
 });
 
 test('a request that nobody answers ends with its invocation, and the next one of the process has its own time', async () => {
   const { client, host } = await running(
     `if (event.ask) return await nats.request(event.ask).catch((error) => ({ same: error === context.signal.reason }));
      return context.getRemainingTimeInMillis();`,
-    { spec: { timeoutSeconds: 1, concurrency: 4 } },
+    { spec: { timeoutSeconds: 3, concurrency: 4 } },
   );
   client.subscribe('lab.silent', { callback: () => {} });
   await client.flush();
   const late = await host.ask('/invoke/default/one', { ask: 'lab.silent' });
-  expect(late.body).toContain('Task timed out after 1.00 seconds');
-  expect(await host.invoke('one', {})).toBeGreaterThan(900);
+  expect(late.body).toContain('Task timed out after 3.00 seconds');
+  expect(await host.invoke('one', {})).toBeGreaterThan(2_000);
 });
 
 test('two invocations in one process have a deadline each', async () => {
   const { client, host } = await running(
     `try { return (await nats.request('lab.slow', event)).json(); }
      finally { console.log('ended ' + event.n + ' aborted ' + context.signal.aborted); }`,
-    { spec: { timeoutSeconds: 2, concurrency: 2 } },
+    { spec: { timeoutSeconds: 6, concurrency: 2 } },
   );
   const asked: Msg[] = [];
   client.subscribe('lab.slow', {
@@ -149,10 +151,10 @@ test('two invocations in one process have a deadline each', async () => {
   });
   await client.flush();
   const first = host.ask('/invoke/default/one', { n: 1 });
-  await expect.poll(() => asked.length).toBe(1);
-  await new Promise((resolve) => setTimeout(resolve, 1_000));
+  await expect.poll(() => asked.length, patient).toBe(1);
+  await new Promise((resolve) => setTimeout(resolve, 3_000));
   const second = host.ask('/invoke/default/one', { n: 2 });
-  await expect.poll(() => asked.length).toBe(2);
+  await expect.poll(() => asked.length, patient).toBe(2);
   // The first is out of time while the second has half of its own left, and is answered.
   expect((await first).body).toContain('Task timed out');
   asked[1]!.respond('"in time"');
@@ -233,7 +235,7 @@ test('mqtt.publish over mosquitto: QoS, retain, and the count of hops as a user 
   await invoke({ n: 0, options: { qos: 0 } });
   await invoke({ n: 1 });
   await invoke({ n: 2, options: { qos: 2, retain: true } });
-  await expect.poll(() => packets.length).toBe(3);
+  await expect.poll(() => packets.length, patient).toBe(3);
   expect(packets.map(({ topic, payload, qos }) => [topic, String(payload), qos])).toEqual([
     ['out/0', '{"n":0}', 0],
     ['out/1', '{"n":1}', 1],
@@ -259,7 +261,7 @@ test('mqtt.publish over the nats-server’s own listener', async () => {
   await host.untilReady(one);
   const messages = await listen(client, 'a.b');
   expect(await host.invoke('one', {})).toBeNull();
-  await expect.poll(() => messages.map((message) => message.string())).toEqual(['hello']);
+  await expect.poll(() => messages.map((message) => message.string()), patient).toEqual(['hello']);
 });
 
 test('a payload of 10 MB is refused where the server takes less, arrives where it takes more, and hurts nobody', async () => {
@@ -276,7 +278,7 @@ test('a payload of 10 MB is refused where the server takes less, arrives where i
   });
   expect(await invoke({ bytes: 7 * mebibyte })).toBe('sent');
   expect(await invoke({ bytes: 20 * mebibyte })).toMatchObject({ code: 'TooLarge', retryable: false });
-  await expect.poll(() => messages.map(({ data }) => data.length)).toEqual([7 * mebibyte]);
+  await expect.poll(() => messages.map(({ data }) => data.length), patient).toEqual([7 * mebibyte]);
   // Nobody was cut off for it.
   expect(host.logs.filter(({ message }) => message.includes('disconnected'))).toEqual([]);
   await server.stop();
@@ -286,7 +288,7 @@ test('a payload of 10 MB is refused where the server takes less, arrives where i
   });
   const arrived = await listen(wide.client, 'big');
   expect(await wide.invoke({ bytes: 10 * mebibyte })).toBe('sent');
-  await expect.poll(() => arrived.map(({ data }) => data.length)).toEqual([10 * mebibyte]);
+  await expect.poll(() => arrived.map(({ data }) => data.length), patient).toEqual([10 * mebibyte]);
 });
 
 test('a flood: 20,000 calls without an await between them all arrive, in order, within the window', async () => {
@@ -302,7 +304,7 @@ test('a flood: 20,000 calls without an await between them all arrive, in order, 
   client.subscribe('flood', { callback: (_error, message) => void seen.push(Number(message.string())) });
   await client.flush();
   expect(await invoke({})).toBe('all');
-  await expect.poll(() => seen.length).toBe(20_000);
+  await expect.poll(() => seen.length, patient).toBe(20_000);
   expect(seen).toEqual(Array.from({ length: 20_000 }, (_, n) => n));
 });
 
