@@ -627,18 +627,19 @@ export function testInvoker(
         const { made, calls } = recorded(() => new Promise<CallAnswer>(() => {}));
         const { call, record } = await startFixture(open, 'calls', {
           calls,
-          timeoutMs: 1_500,
+          timeoutMs: 4_000,
           concurrency: 2,
         });
         await call({});
         const outcome = call({ untilAborted: true, tells: true });
         await expect.poll(() => made.length, patient).toBe(1);
-        // While a neighbour runs the process is not ended at once: each has a deadline of its own.
+        // While a neighbour runs the process is not ended at once. Its deadline comes two seconds later.
+        await new Promise((resolve) => setTimeout(resolve, 2_000));
         const neighbour = call({ untilAborted: true });
         await expect.poll(() => made.length, patient).toBe(2);
         expect((await outcome).kind).toBe('timedOut');
         expect(made.map(({ caller }) => caller.signal.aborted)).toEqual([true, false]);
-        await record(({ message }) => message === 'the invocation took longer than 1500 ms: true');
+        await record(({ message }) => message === 'the invocation took longer than 4000 ms: true');
         expect((await neighbour).kind).toBe('timedOut');
         expect(made.map(({ caller }) => caller.signal.aborted)).toEqual([true, true]);
       });
@@ -685,12 +686,16 @@ export function testInvoker(
         'no more at a time than the window; what waits is handed on as answers come',
         { timeout: 150_000 },
         async () => {
-          let open_ = 0;
+          let underWay = 0;
           let most = 0;
+          const full = Promise.withResolvers<void>();
           const { calls } = recorded(async () => {
-            most = Math.max(most, (open_ += 1));
+            most = Math.max(most, (underWay += 1));
+            if (underWay === callWindow.calls) full.resolve();
+            // None is answered before there are as many as there may be; one more would have time to come.
+            await full.promise;
             await new Promise((resolve) => setImmediate(resolve));
-            open_ -= 1;
+            underWay -= 1;
             return answered;
           });
           const { call } = await startFixture(open, 'calls', { calls, timeoutMs: 60_000 });
