@@ -147,7 +147,7 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
       if (before !== problems.get(text)?.message) emit(workload.key);
     }
     for (const text of accepted.keys()) if (!workloads.has(text)) accepted.delete(text);
-    ros.need([...accepted.values()].some(({ spec }) => spec.triggers.some((trigger) => trigger.ros)));
+    ros.need([...accepted.values()].some(({ spec }) => usesRos(spec)));
     clearTimeout(looksAgain);
     if ([...workloads.values()].some(readsFiles)) looksAgain = setTimeout(changed, secretsMs).unref();
     const text = configText();
@@ -350,6 +350,12 @@ export async function openLocalBackend(options: LocalBackendOptions): Promise<Lo
 
 function configOf({ key, uid, generation, spec }: Workload, env: FunctionConfig['env']): FunctionConfig {
   return { ...key, uid, generation, spec, env };
+}
+
+/** A ros trigger, or a permission to call or publish there. */
+function usesRos({ triggers, permissions }: FunctionSpec): boolean {
+  const permitted = [...(permissions?.publish ?? []), ...(permissions?.call ?? [])];
+  return triggers.some(({ ros }) => ros !== undefined) || permitted.some((entry) => entry.startsWith('ros:'));
 }
 
 /** What has no meaning on one machine; the status says so. */

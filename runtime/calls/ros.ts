@@ -1,18 +1,10 @@
 /** ROS for handlers, over the process that has its environment. */
+import type { RosLink } from '../clients/ros.ts';
 import { AtollError } from '../errors.ts';
 import { CallError, rosText, rosValue, type CallAnswer } from '../handler-calls.ts';
 
 /** What is used of the ROS process. */
-export interface RosCalls {
-  call(
-    service: string,
-    type: string,
-    request: unknown,
-    options: { timeoutMs: number; signal?: AbortSignal },
-  ): Promise<unknown>;
-  publish(topic: string, type: string, message: unknown): Promise<void>;
-  definition(type: string): Promise<string>;
-}
+export type RosCalls = Pick<RosLink, 'call' | 'publish' | 'definition'>;
 
 export type RosQuestion =
   | { readonly kind: 'ros.definition'; readonly type: string }

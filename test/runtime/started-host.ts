@@ -53,7 +53,7 @@ export function functionConfig(
 
 export async function startedHost(
   functions: readonly FunctionConfig[],
-  settings: Partial<Pick<RuntimeConfig, 'nats' | 'mqtt' | 'goodbyeMs' | 'permissions'>> = {},
+  settings: Partial<Pick<RuntimeConfig, 'nats' | 'mqtt' | 'ros' | 'goodbyeMs' | 'permissions'>> = {},
 ): Promise<StartedHost> {
   const folder = await temporaryFolder();
   const path = join(folder, 'host.json');
