@@ -268,7 +268,6 @@ const rosType = (folder: 'msg' | 'srv' | 'msg|srv', description: string) =>
 const rosMaxHz = () =>
   optional(
     Type.Number({
-      minimum: 0.001,
       maximum: 10000,
       description: 'Messages a second of each topic, at most; the others are left out. Default: all.',
     }),

@@ -263,9 +263,10 @@ export const rules: readonly Rule[] = [
   ),
   rule<NonNullable<TriggerSpec['ros']>>(
     'spec.triggers[].ros',
-    "!has(self.topic) || !has(self.type) || !self.type.contains('/srv/')",
+    "!has(self.topic) || has(self.service) || !has(self.type) || !self.type.contains('/srv/')",
     'must be the type of a message where topic is, such as sensor_msgs/msg/LaserScan',
-    (self) => self.topic === undefined || !(self.type?.includes('/srv/') ?? false),
+    (self) =>
+      self.topic === undefined || self.service !== undefined || !(self.type?.includes('/srv/') ?? false),
     '.type',
   ),
   rule<NonNullable<TriggerSpec['ros']>>(
@@ -287,6 +288,11 @@ export const rules: readonly Rule[] = [
     '!has(self.failure) || has(self.service)',
     'must not have failure without service: nobody waits for what becomes of a message',
     (self) => self.failure === undefined || self.service !== undefined,
+  ),
+
+  // Not as minimum in the schema: for a whole number the API server cuts that off to 0.
+  ...['spec.triggers[].ros.maxHz', 'spec.triggers[].ros.topics[].maxHz'].map((path) =>
+    rule<number>(path, 'self >= 0.001', 'must be from 0.001 to 10000', (self) => self >= 0.001),
   ),
 
   exactlyOne('spec.triggers[].schedule', ['cron', 'every']),

@@ -504,6 +504,18 @@ export const bad: BadCase[] = [
     says: 'from 0.001 to 10000',
   },
   {
+    what: 'a rate of ROS below 0',
+    spec: ros({ topics: [{ match: '/a', maxHz: -1 }] }),
+    path: 'spec.triggers[0].ros.topics[0].maxHz',
+    says: 'from 0.001 to 10000',
+  },
+  {
+    what: 'a rate of ROS above 10000',
+    spec: ros({ topic: '/a', maxHz: 10000.5 }),
+    path: 'spec.triggers[0].ros.maxHz',
+    says: 'at most 10000',
+  },
+  {
     what: 'no topics of ROS at all',
     spec: ros({ topics: [] }),
     path: 'spec.triggers[0].ros.topics',
