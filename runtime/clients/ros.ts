@@ -20,7 +20,7 @@ import {
 /** Between attempts to reach a process that is being started. */
 const retryMs = { min: 50, max: 1_000 };
 const notThere =
-  'nobody listens on its socket (it is started with the first function that has a ros trigger, or by "faas up --ros")';
+  'nobody listens on its socket (it is started with the first function that has a ros trigger or a permission for ROS, or by "faas up --ros")';
 /** The process ends a call by itself; beyond this it hangs. */
 const overdueMs = 5_000;
 

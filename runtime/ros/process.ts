@@ -96,7 +96,7 @@ async function openRos({ site, namespace = '/' }: RosProcessConfig, log: Log): P
     rcl,
     node,
     definitions,
-    topics: openTopics(parts),
+    topics: openTopics({ ...parts, log }),
     services: openServices({ ...parts, log }),
     calls: openCalls(parts),
   };
@@ -140,9 +140,11 @@ function serve(socket: Socket, ready: ReadyFrame, ros: Ros | undefined, log: Log
   function typeNumber(type: string): number {
     let number = types.get(type);
     if (number === undefined) {
+      // First: a frame that is begun has to be ended.
+      const definition = ros!.definitions.text(type);
       number = types.size + 1;
       types.set(type, number);
-      sender.begin(fromRos.type, 0).u32(number).string(type).rawText(ros!.definitions.text(type)).end();
+      sender.begin(fromRos.type, 0).u32(number).string(type).rawText(definition).end();
     }
     return number;
   }

@@ -5,6 +5,7 @@
 import { monotonicMs } from '../invoker/clock.ts';
 import { faultOf } from '../errors.ts';
 import type { RosSubscriptionStatus, RosTopicSpec, RosTopicStatus } from '../clients/ros.ts';
+import type { Log } from '../log.ts';
 import type { Definitions } from './definitions.ts';
 import { isHidden, isPattern, patternOf, resolveName } from './names.ts';
 import { maxMessageBytes } from './protocol.ts';
@@ -61,12 +62,21 @@ interface Entry extends RosTopicSpec {
   readonly excluded: readonly RegExp[];
 }
 
-export function openTopics(parts: TopicParts): Topics {
+export function openTopics(parts: TopicParts & { readonly log: Log }): Topics {
   const subscriptions = new Set<Subscription>();
+  /** The last failure, told once. */
+  let failure = '';
   const look = (): void => {
     if (subscriptions.size === 0) return;
-    const graph = parts.node.getTopicNamesAndTypes().map(({ name }) => name);
-    for (const subscription of subscriptions) subscription.look(graph);
+    try {
+      const graph = parts.node.getTopicNamesAndTypes().map(({ name }) => name);
+      for (const subscription of subscriptions) subscription.look(graph);
+      failure = '';
+    } catch (error) {
+      const { message } = faultOf(error);
+      if (message !== failure) parts.log.error({ err: error }, 'topics cannot be looked for');
+      failure = message;
+    }
   };
   const timer = setInterval(look, graphMs);
   return {

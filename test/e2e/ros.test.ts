@@ -122,6 +122,40 @@ describe.skipIf(await missing('ros', 'nats-server'))('a site with ROS', () => {
     expect(stdout).toMatch(/ros .*ROS 2 jazzy, domain \d+.*rclnodejs: /);
   });
 
+  test('a message that failed is a dead letter that still can be decoded, and is run again by a redrive', async () => {
+    const env = await rosEnvironment();
+    const site = await startSite({ env });
+    const fragile = (code: string): FunctionSource => ({
+      name: 'fragile',
+      spec: {
+        triggers: [{ name: 'text', ros: { topic: '/text', qos: 'reliable', type: 'std_msgs/msg/String' } }],
+        retry: { maxAttempts: 1 },
+        onSuccess: { nats: { subject: 'heard' } },
+      },
+      code,
+    });
+    await site.deploy(fragile(`export const handler = ({ data }) => { throw new Error('not ' + data); };`));
+    await site.ready('fragile');
+    const peer = await startRosPeer({ env });
+    await peer.advertise('/text', 'std_msgs/msg/String');
+    await peer.matched('/text');
+    await peer.publish('/text', { data: 'yet' });
+    const letter = await until('the dead letter is there', async () => {
+      const { stdout } = await site.faas('dead', 'list', 'fragile', '-o', 'json');
+      return stdout.includes('not yet') || undefined;
+    });
+    expect(letter).toBe(true);
+    const nats = await site.nats();
+    const heard = nats.subscribe('heard')[Symbol.asyncIterator]();
+    await nats.flush();
+    await site.deploy(
+      fragile(`export const handler = ({ data }, { trigger }) => data + ' on ' + trigger.subject;`),
+    );
+    await site.faas('dead', 'redrive', 'fragile');
+    const { responsePayload } = (await heard.next()).value!.json() as { responsePayload: unknown };
+    expect(responsePayload).toBe('yet on /text');
+  });
+
   test('a ROS process that is killed costs its restart; functions, their host and their processes go on', async () => {
     const env = await rosEnvironment();
     const site = await startSite({ env });

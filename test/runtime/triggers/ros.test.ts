@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import type { TriggerSources } from '../../../crds/function.ts';
 import type { RosLink } from '../../../runtime/clients/ros.ts';
 import { codecOf } from '../../../runtime/ros/message.ts';
@@ -8,6 +8,9 @@ import type { OpenedTrigger } from '../../contracts/trigger.ts';
 import { missing } from '../../support/requirement.ts';
 import { startRosPeer, type RosPeer } from '../../support/ros.ts';
 import { linkIs, rosMachine, type RosMachine } from '../ros/ros-process.ts';
+
+// Nodes in Python take seconds to start on a busy machine, and discovery does.
+vi.setConfig({ testTimeout: 90_000 });
 
 type Source = TriggerSources['ros'];
 const bytesType = 'std_msgs/msg/UInt8MultiArray';
@@ -59,7 +62,8 @@ describe.skipIf(withoutRos)('the ros trigger', () => {
           await peer.publish('/bytes', { data });
         },
         broker: {
-          stop: async () => void (await machine.process.kill()),
+          // Killed it would be missed only after its lease, and `matched` would count it as well.
+          stop: async () => void (await machine.process.stop()),
           start: async () => void (await machine.start()),
         },
       };
