@@ -45,6 +45,7 @@ async function compile(types: string, source: string): Promise<string> {
   const folder = await folderWith({
     'ros.d.ts': types,
     'handler.ts': source,
+    'package.json': '{ "type": "module" }',
     'tsconfig.json': JSON.stringify({
       compilerOptions: {
         strict: true,
