@@ -94,23 +94,28 @@ describe.skipIf(await missingNodes())('a cluster', { timeout: 180_000 }, () => {
     expect(columns).toBe('2 app.kubernetes.io/managed-by=atoll,atoll.dev/function=orders');
 
     const publisher = jetstream(nats);
+    const podsOf = (version: number): number =>
+      new Set(done.filter((one) => one.version === version).map(({ pod }) => pod)).size;
+    let published = 0;
     const publishing = (async () => {
-      for (let n = 0; n < events; n++) {
-        await publisher.publish('orders', JSON.stringify({ n }));
+      // Until each pod had a part of it: on a busy machine the second one may come late.
+      while (published < events || podsOf(2) < 2) {
+        await publisher.publish('orders', JSON.stringify({ n: published++ }));
         await new Promise((resolve) => setTimeout(resolve, everyMs));
       }
     })();
-    await expect.poll(() => done.length).toBeGreaterThan(20);
+    await expect.poll(() => podsOf(1), { timeout: 30_000 }).toBe(2);
     await apply(2);
     await expect
       .poll(() => kubectl('get', 'fn', 'orders', '-o', 'jsonpath={.status.observedGeneration}'))
       .toBe('2');
     await ready();
     await publishing;
-    await expect.poll(() => new Set(done.map(({ n }) => n)).size).toBe(events);
-    expect(done.map(({ n }) => n).sort((a, b) => a - b)).toEqual(Array.from({ length: events }, (_, n) => n));
+    await expect.poll(() => new Set(done.map(({ n }) => n)).size).toBe(published);
+    expect(done.map(({ n }) => n).sort((a, b) => a - b)).toEqual(
+      Array.from({ length: published }, (_, n) => n),
+    );
     expect(new Set(done.map(({ version }) => version))).toEqual(new Set([1, 2]));
-    expect(new Set(done.map(({ pod }) => pod)).size).toBeGreaterThanOrEqual(4);
 
     await kubectl('delete', 'fn', 'orders');
     const kinds = 'pods,deployments,replicasets,services,networkpolicies,poddisruptionbudgets';
