@@ -60,7 +60,7 @@ export function openForward(forwarding: Forwarding): (data: Uint8Array, context:
     passage.isCounted = true;
     keptWaiting += kept ? 1 : 0;
     try {
-      const done = await topic.line.take(() => one(topic, own, data, context, passage), {
+      const done = await topic.line.take((next) => one(topic, own, data, context, passage, next), {
         newestWins: !kept,
       });
       if (done === undefined) {
@@ -82,6 +82,7 @@ export function openForward(forwarding: Forwarding): (data: Uint8Array, context:
     data: Uint8Array,
     context: Context,
     passage: Passage,
+    next: () => void,
   ): Promise<true> {
     const { id, time } = context.trigger;
     try {
@@ -99,7 +100,7 @@ export function openForward(forwarding: Forwarding): (data: Uint8Array, context:
       // Untouched: nobody looked into it unless a filter asked to.
       const body =
         own.as === 'cdr' ? data : encode(own.fields ? project(decoded(), own.fields) : decoded(), own.as);
-      await send(topic, own, context, body, {
+      const telemetry: Telemetry = {
         encoding: own.as,
         robot,
         topic: topic.name,
@@ -110,7 +111,8 @@ export function openForward(forwarding: Forwarding): (data: Uint8Array, context:
         run,
         sequence: passage.sequence,
         ...(own.fields && { fields: own.fields.map(printed) }),
-      });
+      };
+      await send(topic, own, context, body, telemetry, next);
       topic.end(id);
       topic.counter.sent(body.byteLength, Date.now() - time);
     } catch (error) {
@@ -155,6 +157,7 @@ export function openForward(forwarding: Forwarding): (data: Uint8Array, context:
     context: Context,
     body: Uint8Array,
     telemetry: Telemetry,
+    next: () => void,
   ): Promise<void> {
     const headers = telemetryHeaders(telemetry);
     const msgId = `${robot}${topic.name}/${context.trigger.id}`;
@@ -162,11 +165,12 @@ export function openForward(forwarding: Forwarding): (data: Uint8Array, context:
     const live = `robots.${robot}.live.${topic.subject}`;
     switch (own.class) {
       case 'lossless':
-        return await keep(kept, body, { headers, msgId }, context);
+        return await keep(topic, kept, body, { headers, msgId }, context, next);
       case 'ring': {
         // A subject for each place in the ring, of which the stream keeps the last message.
         const place = `${kept}.${telemetry.sequence % own.last}`;
-        return await keep(place, body, { headers: { ...headers, 'Nats-Rollup': 'sub' }, msgId }, context);
+        const rolled = { ...headers, 'Nats-Rollup': 'sub' };
+        return await keep(topic, place, body, { headers: rolled, msgId }, context, next);
       }
       case 'latest':
         return await nats.publish(live, body, { headers });
@@ -175,27 +179,34 @@ export function openForward(forwarding: Forwarding): (data: Uint8Array, context:
     }
   }
 
-  /** Until it is stored, so that the order stays while JetStream is away for a little. */
+  /** Until it is stored, so that the order stays while JetStream is away for a little. The next begins before. */
   async function keep(
+    topic: Topic,
     subject: string,
     body: Uint8Array,
     options: { headers: Record<string, string>; msgId: string },
     context: Context,
+    next: () => void,
   ): Promise<void> {
-    for (let waitMs = pauseMs.first; ; waitMs = Math.min(waitMs * 2, pauseMs.most)) {
-      try {
+    let waitMs: number = pauseMs.first;
+    const stored = topic.window.send(
+      async () => {
         await nats.publish(subject, body, options);
         failingMs = undefined;
-        return;
-      } catch (error) {
+      },
+      async (error) => {
         if (error instanceof CallError && error.code === 'TooLarge') throw new Lost(error.message);
         if (!(error instanceof CallError) || !error.retryable) throw error;
         failingMs ??= performance.now();
-        if (isAwayForLong() && keptWaiting > keptSlots) throw error;
         if (context.getRemainingTimeInMillis() < waitMs + reserveMs) throw error;
-      }
-      await pause(waitMs, undefined, { signal: context.signal });
-    }
+        await pause(waitMs, undefined, { signal: context.signal });
+        // After the pause: who gave up at the same time has made room.
+        if (isAwayForLong() && keptWaiting > keptSlots) throw error;
+        waitMs = Math.min(waitMs * 2, pauseMs.most);
+      },
+    );
+    next();
+    await stored;
   }
 
   /** Each piece waits until the share of the link has room for it; what is small goes between two of them. */

@@ -4,10 +4,10 @@ export interface Line {
   /** How many are at it or wait. */
   readonly length: number;
   /**
-   * Runs `work` when all before it are done. `newestWins`: the one that waits steps aside for this one, and gets undefined
-   * at once.
+   * Runs `work` when all before it are done, or have called what they were given: then the next may begin. `newestWins`: the
+   * one that waits steps aside for this one, and gets undefined at once.
    */
-  take<T>(work: () => Promise<T>, options: { newestWins: boolean }): Promise<T | undefined>;
+  take<T>(work: (next: () => void) => Promise<T>, options: { newestWins: boolean }): Promise<T | undefined>;
 }
 
 export function openLine(): Line {
@@ -30,13 +30,14 @@ export function openLine(): Line {
       if (length > 0) overtake = own;
       length += 1;
       const before = tail;
+      const next = Promise.withResolvers<void>();
       const mine = (async () => {
         await before;
         if (isAside) return undefined;
         if (overtake === own) overtake = undefined;
-        return await work();
+        return await work(next.resolve);
       })();
-      tail = mine.catch(() => {});
+      tail = Promise.race([next.promise, mine.catch(() => {})]);
       try {
         return await Promise.race([mine, aside.promise]);
       } finally {

@@ -6,6 +6,7 @@ import { openFilter, type Filter } from './filter.ts';
 import { openLine, type Line } from './line.ts';
 import type { Settings, TopicSettings } from './settings.ts';
 import { matches, subjectOf } from './subjects.ts';
+import { openWindow, type Window } from './window.ts';
 
 /** A site with more topics than this makes new names without end. */
 const maxTopics = 10_000;
@@ -20,6 +21,7 @@ export interface Topic {
   readonly subject: string;
   readonly counter: Counter;
   readonly line: Line;
+  readonly window: Window;
   filter: Filter;
   /** Of the message before; another one begins the filter anew. */
   type: string;
@@ -82,6 +84,7 @@ function openTopic(name: string, type: string, settings: Settings): Topic {
     subject: subjectOf(name, settings),
     counter: openCounter(),
     line: openLine(),
+    window: openWindow(),
     filter: openFilter(own ?? nothing),
     type,
     checked: new Map(),
