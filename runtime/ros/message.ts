@@ -1,14 +1,17 @@
 /**
- * Between CDR bytes and plain objects, by the text of a definition (MCAP's `ros2msg`). Reading is @foxglove's; it writes text
- * that is not ASCII wrongly and takes any object for any message, so writing is done here, and says which field is wrong.
- * https://design.ros2.org/articles/mapping_dds_types.html; XCDR1, little endian, as every ROS 2 middleware sends it.
+ * Between CDR bytes and plain objects, by the text of a definition (MCAP's `ros2msg`). What is written is checked against it,
+ * and an error says which field is wrong.
  */
 import { createRequire } from 'node:module';
+import { CdrWriter, readWhole, type NumberType } from './cdr.ts';
 
 export interface MessageCodec {
   /** Of the message itself, constants left out. */
   readonly fields: readonly MessageField[];
-  /** Numbers, booleans, strings, bigint for 64 bits, typed arrays for arrays of numbers, `{ sec, nanosec }`. May share memory with `cdr`. */
+  /**
+   * Numbers, booleans, strings, bigint for 64 bits, typed arrays for arrays of numbers, `{ sec, nanosec }`. May share memory
+   * with `cdr`. Throws RangeError for bytes of another length than the definition's.
+   */
   decode(cdr: Uint8Array): Record<string, unknown>;
   /** What is left out has its default. Throws TypeError or RangeError that names the field and what it may be. */
   encode(value: unknown): Buffer;
@@ -36,6 +39,7 @@ interface Definition {
 const load = createRequire(import.meta.url);
 type Reader = new (definitions: readonly Definition[]) => {
   readMessage(bytes: Uint8Array): Record<string, unknown>;
+  lastReadByteLength(): number;
 };
 
 const codecs = new Map<string, MessageCodec>();
@@ -61,7 +65,7 @@ function makeCodec(definition: string, type: string): MessageCodec {
   const fields = withoutConstants(root.definitions);
   return {
     fields,
-    decode: (cdr) => reader.readMessage(cdr),
+    decode: (cdr) => readWhole(reader, cdr) as Record<string, unknown>,
     encode(value) {
       const writer = new CdrWriter();
       writeFields(writer, fields, value, { type, byName, path: '' });
@@ -90,8 +94,7 @@ function writeFields(writer: CdrWriter, fields: readonly MessageField[], value: 
     if (object[name] === undefined || fields.some((field) => field.name === name)) continue;
     throw new TypeError(`${place.type} has no field ${join(place.path, name)}; it has ${namesOf(fields)}`);
   }
-  // An empty structure is not possible in IDL: it has one byte.
-  if (fields.length === 0) writer.number('uint8', 0);
+  if (fields.length === 0) writer.nothing();
   for (const field of fields) {
     const given = object[field.name];
     if (field.isArray === true) writeArray(writer, field, given ?? field.defaultValue, place);
@@ -115,7 +118,7 @@ function writeArray(writer: CdrWriter, field: MessageField, value: unknown, plac
   }
   if (arrayLength === undefined) writer.number('uint32', length);
   const same = typedArrays[type];
-  if (same !== undefined && list instanceof same) return writer.block(numbers[type]!.size, list);
+  if (same !== undefined && list instanceof same) return writer.block(list);
   for (let index = 0; index < length; index++) {
     writeOne(writer, field, items[index], place, `${name}[${index}]`);
   }
@@ -144,7 +147,7 @@ function writeOne(writer: CdrWriter, field: MessageField, value: unknown, place:
   const number = numbers[type];
   if (number === undefined)
     throw new TypeError(`${place.type}: ${type} cannot be written (${join(place.path, name)})`);
-  writer.number(type, numberOf(number, value ?? 0, place, name));
+  writer.number(type as NumberType, numberOf(number, value ?? 0, place, name));
 }
 
 function writeTime(writer: CdrWriter, value: unknown, place: Place, name: string): void {
@@ -156,18 +159,18 @@ function writeTime(writer: CdrWriter, value: unknown, place: Place, name: string
   writer.number('uint32', numberOf(numbers['uint32']!, nanosec, place, `${name}.nanosec`));
 }
 
-interface NumberType {
+interface NumberRange {
   readonly size: number;
   /** Absent: a float. */
   readonly range?: readonly [bigint, bigint];
 }
 
-const signed = (bits: bigint): NumberType => ({
+const signed = (bits: bigint): NumberRange => ({
   size: Number(bits) / 8,
   range: [-(2n ** (bits - 1n)), 2n ** (bits - 1n) - 1n],
 });
-const unsigned = (bits: bigint): NumberType => ({ size: Number(bits) / 8, range: [0n, 2n ** bits - 1n] });
-const numbers: Readonly<Record<string, NumberType>> = {
+const unsigned = (bits: bigint): NumberRange => ({ size: Number(bits) / 8, range: [0n, 2n ** bits - 1n] });
+const numbers: Readonly<Record<string, NumberRange>> = {
   int8: signed(8n),
   uint8: unsigned(8n),
   int16: signed(16n),
@@ -179,7 +182,7 @@ const numbers: Readonly<Record<string, NumberType>> = {
   float32: { size: 4 },
   float64: { size: 8 },
 };
-type TypedArray = new (length: number) => ArrayBufferView;
+type TypedArray = new (length: number) => ArrayBufferView & { readonly BYTES_PER_ELEMENT: number };
 const typedArrays: Readonly<Record<string, TypedArray>> = {
   int8: Int8Array,
   uint8: Uint8Array,
@@ -194,7 +197,7 @@ const typedArrays: Readonly<Record<string, TypedArray>> = {
 };
 
 /** A number for floats and up to 32 bits, a bigint for 64. */
-function numberOf({ size, range }: NumberType, value: unknown, place: Place, name: string): number | bigint {
+function numberOf({ size, range }: NumberRange, value: unknown, place: Place, name: string): number | bigint {
   if (range === undefined) {
     if (typeof value !== 'number') throw wrong(place, name, 'a number', value);
     return value;
@@ -231,67 +234,3 @@ const join = (path: string, name: string): string =>
 
 const namesOf = (fields: readonly MessageField[]): string =>
   fields.length === 0 ? 'no fields' : fields.map(({ name }) => name).join(', ');
-
-const headerBytes = 4;
-
-class CdrWriter {
-  #bytes = Buffer.alloc(256);
-  #at = headerBytes;
-
-  constructor() {
-    // Plain CDR, little endian.
-    this.#bytes[1] = 1;
-  }
-
-  number(type: string, value: number | bigint): void {
-    const { size } = numbers[type]!;
-    this.#align(size);
-    this.#room(size);
-    const at = this.#at;
-    if (type === 'float32') this.#bytes.writeFloatLE(value as number, at);
-    else if (type === 'float64') this.#bytes.writeDoubleLE(value as number, at);
-    else if (type === 'int64') this.#bytes.writeBigInt64LE(value as bigint, at);
-    else if (type === 'uint64') this.#bytes.writeBigUInt64LE(value as bigint, at);
-    else if (type.startsWith('u')) this.#bytes.writeUIntLE(value as number, at, size);
-    else this.#bytes.writeIntLE(value as number, at, size);
-    this.#at += size;
-  }
-
-  string(value: string): void {
-    const length = Buffer.byteLength(value) + 1;
-    this.number('uint32', length);
-    this.#room(length);
-    this.#bytes.write(value, this.#at);
-    this.#bytes[this.#at + length - 1] = 0;
-    this.#at += length;
-  }
-
-  /** Numbers as they lie in memory, which on all machines that Node runs on is little endian. */
-  block(size: number, list: ArrayBufferView): void {
-    if (list.byteLength === 0) return;
-    this.#align(size);
-    this.#room(list.byteLength);
-    this.#bytes.set(new Uint8Array(list.buffer, list.byteOffset, list.byteLength), this.#at);
-    this.#at += list.byteLength;
-  }
-
-  end(): Buffer {
-    return this.#bytes.subarray(0, this.#at);
-  }
-
-  /** Alignment counts from behind the header. */
-  #align(size: number): void {
-    const over = (this.#at - headerBytes) % size;
-    if (over === 0) return;
-    this.#room(size - over);
-    this.#bytes.fill(0, this.#at, this.#at + size - over);
-    this.#at += size - over;
-  }
-
-  #room(bytes: number): void {
-    if (this.#at + bytes <= this.#bytes.length) return;
-    const larger = Buffer.alloc(Math.max(this.#bytes.length * 2, this.#at + bytes));
-    this.#bytes.copy(larger, 0, 0, this.#at);
-    this.#bytes = larger;
-  }
-}

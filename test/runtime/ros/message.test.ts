@@ -120,4 +120,11 @@ test('bytes that are no such message are refused, or read as what they are, and 
   expect(() => text.decode(Buffer.from([0, 1, 0, 0, 255, 255, 255, 127]))).toThrow();
   const names = codecOf('string[] data', 'probe/msg/Names');
   expect(() => names.decode(Buffer.from([0, 1, 0, 0, 255, 255, 255, 255]))).toThrow();
+  // A slice of a larger buffer: what lies behind it is another message's.
+  const pool = codecOf('uint8[] data', 'probe/msg/Bytes');
+  const whole = Buffer.from([0, 1, 0, 0, 8, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+  expect(() => pool.decode(whole.subarray(0, 12))).toThrow('cut short: 12 bytes, and its lengths ask for 16');
+  expect(() => text.decode(Buffer.concat([text.encode({ data: 'a' }), Buffer.alloc(8)]))).toThrow(
+    'left over',
+  );
 });
