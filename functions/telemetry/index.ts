@@ -25,7 +25,7 @@ const forward = openForward({ settings, topics, definitions, run, tell });
 const command = openCommands(settings, definitions);
 
 export const handler = async (event: unknown, context: Context) => {
-  switch (context.trigger.kind as string) {
+  switch (context.trigger.kind) {
     case 'ros':
       return await forward(event as Uint8Array, context);
     case 'nats':
