@@ -96,7 +96,8 @@ export async function installRelease(
 export async function gatewayAddress(kubernetes: KubernetesWithNodes): Promise<string> {
   const path = 'jsonpath={.spec.clusterIP}';
   const first = await kubernetes.kubectl(['get', 'service', 'kubernetes', '-n', 'default', '-o', path]);
-  return first.replace(/\d+$/, '77');
+  // In the band that is not given to who asks for no address (the first 16 of a range of this size, at least).
+  return first.replace(/\d+$/, '7');
 }
 
 const s3SecretName = 'atoll-s3';

@@ -32,16 +32,20 @@ describe.skipIf(await missing('ros'))('ROS in a test', () => {
     // The rest of a word of four bytes is not told what to be.
     expect(Buffer.from(bytes.subarray(0, 14)).toString('latin1')).toBe('\0\x01\0\0\x06\0\0\0hello\0');
 
-    const graph = await listener.graph();
-    expect(graph.nodes).toEqual(expect.arrayContaining(['/robot1/speaker', '/listener']));
-    expect(await listener.publishersOf('/robot1/numbers')).toEqual([
-      {
-        node: '/robot1/speaker',
-        type: 'std_msgs/msg/UInt64',
-        reliability: 'reliable',
-        durability: 'volatile',
-      },
-    ]);
+    // A node's endpoints are found before its name is.
+    await expect
+      .poll(async () => (await listener.graph()).nodes, { timeout: 20_000 })
+      .toEqual(expect.arrayContaining(['/robot1/speaker', '/listener']));
+    await expect
+      .poll(async () => await listener.publishersOf('/robot1/numbers'), { timeout: 20_000 })
+      .toEqual([
+        {
+          node: '/robot1/speaker',
+          type: 'std_msgs/msg/UInt64',
+          reliability: 'reliable',
+          durability: 'volatile',
+        },
+      ]);
   });
 
   test('a peer serves with answers that the test gives, several at a time, and calls', async () => {

@@ -68,7 +68,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('an informer', () => {
         .map(({ metadata }) => metadata.name)
         .sort(),
     ).toEqual(names.sort());
-    expect(await asked('watcher', 'list', namespace)).toHaveLength(3);
+    expect(await asked('watcher', 'list', namespace)).toHaveLength(6);
   }, 60_000);
 
   test('of some namespaces only, with rights in those only', async () => {
