@@ -23,12 +23,29 @@ export interface Connections {
   faas(...args: string[]): Promise<{ stdout: string; stderr: string }>;
 }
 
-export interface Site extends Connections {
+/** `faas up`, whatever the site is. */
+export interface Up {
   readonly dir: string;
+  readonly info: SiteFile;
   /** Resolves when `faas up` has ended by itself or after stop(). */
   readonly ended: Promise<number>;
+  /** Runs the command; throws with its error output when it fails. */
+  faas(...args: string[]): Promise<{ stdout: string; stderr: string }>;
   stop(): Promise<void>;
 }
+
+export interface UpOptions {
+  /** Whether what it prints is seen; else it is told where the start fails. */
+  readonly show: boolean;
+  readonly args?: readonly string[];
+  readonly env?: NodeJS.ProcessEnv;
+  /** The program that runs it, such as one that sets ROS up; by default none. */
+  readonly within?: string;
+  /** Told how to end it as soon as there is something to end, and so before this resolves. */
+  readonly onSpawn?: (stop: () => Promise<void>) => void;
+}
+
+export interface Site extends Connections, Omit<Up, 'info'> {}
 
 export interface Row {
   readonly trigger: string;
@@ -41,43 +58,63 @@ export async function startSite(
   dir: string,
   options: { show: boolean; args?: readonly string[] },
 ): Promise<Site> {
+  const up = await startUp(dir, options);
+  const nats = await connect({ servers: up.info.nats.url });
+  return {
+    dir,
+    url: up.info.url,
+    mqttUrl: up.info.mqtt?.url ?? '',
+    nats,
+    faas: up.faas,
+    ended: up.ended,
+    async stop() {
+      await nats.close();
+      await up.stop();
+    },
+  };
+}
+
+export async function startUp(dir: string, options: UpOptions): Promise<Up> {
+  const { show, args = [], env = process.env, within, onSpawn } = options;
   const file = join(dir, 'site.json');
   // What an earlier site left behind when it was killed.
   const before = await read(file);
-  const child = spawn(process.execPath, [faasPath, 'up', '--dir', dir, ...(options.args ?? [])], {
-    stdio: ['ignore', options.show ? 'inherit' : 'pipe', options.show ? 'inherit' : 'pipe'],
+  const command = [process.execPath, faasPath, 'up', '--dir', dir, ...args];
+  const [program = '', ...rest] = within === undefined ? command : [within, ...command];
+  const child = spawn(program, rest, {
+    env,
+    stdio: ['ignore', show ? 'inherit' : 'pipe', show ? 'inherit' : 'pipe'],
   });
   let output = '';
   const keep = (chunk: Buffer): void => void (output = `${output}${chunk.toString()}`.slice(-4000));
   child.stdout?.on('data', keep);
   child.stderr?.on('data', keep);
   const ended = once(child, 'exit').then(([code]) => Number(code ?? 1));
-  const info = await Promise.race([
-    until(async () => readSite(file, before), startTimeoutMs),
-    ended.then((code) => {
-      throw new Error(`faas up ended with code ${code}\n${output}`);
-    }),
-  ]);
-  const nats = await connect({ servers: info.nats.url });
-  return {
-    dir,
-    url: info.url,
-    mqttUrl: info.mqtt?.url ?? '',
-    nats,
-    faas: (...args) => faas(dir, args),
-    ended,
-    async stop() {
-      await nats.close();
-      child.kill('SIGTERM');
-      await ended;
-    },
+  const stop = async (): Promise<void> => {
+    child.kill('SIGTERM');
+    await ended;
   };
+  onSpawn?.(stop);
+  let endedWith: number | undefined;
+  void ended.then((code) => (endedWith = code));
+  const info = await until(async () => {
+    const site = await readSite(file, before);
+    if (site === undefined && endedWith !== undefined) {
+      throw new Error(`faas up ended with code ${endedWith}\n${output}`);
+    }
+    return site;
+  }, startTimeoutMs);
+  return { dir, info, ended, faas: (...more) => faas(dir, more), stop };
 }
 
-interface SiteFile {
-  url: string;
-  nats: { url: string };
-  mqtt?: { url: string };
+/** site.json, as far as an example needs it. */
+export interface SiteFile {
+  readonly site: string;
+  readonly url: string;
+  readonly nats: { readonly url: string };
+  readonly mqtt?: { readonly url: string };
+  /** Of a hub: where robots come in. */
+  readonly leaf?: { readonly url: string };
 }
 
 async function readSite(file: string, before: string | undefined): Promise<SiteFile | undefined> {

@@ -67,9 +67,9 @@ export async function sendEvents(site: Connections): Promise<Result[]> {
   return results;
 }
 
-export function table(results: readonly Result[]): string {
+export function table(results: readonly Result[], titles = { trigger: 'TRIGGER', name: 'FUNCTION' }): string {
   const rows = [
-    ['', 'TRIGGER', 'FUNCTION', 'SENT', 'ANSWERED', 'MS'],
+    ['', titles.trigger, titles.name, 'SENT', 'ANSWERED', 'MS'],
     ...results.map(({ ok, trigger, name, sent, answer, ms }) => [
       ok ? '✓' : '✗',
       trigger,
