@@ -440,11 +440,14 @@ export function readInvoke(payload: FrameReader, schemas = new Map<number, Event
     const detail = payload.string();
     const schema = readSchema(payload, schemas);
     const event = { id, trigger, kind, subject, time, attempt, headers, encoding, data: payload.bytes() };
-    events.push({
-      ...event,
-      ...(detail !== '' && { detail: jsonObject(detail) }),
-      ...(schema && { schema }),
-    });
+    // Most have neither, and are made once.
+    if (detail === '' && schema === undefined) events.push(event);
+    else
+      events.push({
+        ...event,
+        ...(detail !== '' && { detail: jsonObject(detail) }),
+        ...(schema && { schema }),
+      });
   }
   return {
     requestId,
