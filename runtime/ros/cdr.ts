@@ -44,6 +44,20 @@ const setters = {
 } as const satisfies Record<string, readonly [keyof DataView, number]>;
 
 export type NumberType = keyof typeof setters;
+/** What reading gives for arrays of each. */
+export const typedArrays = {
+  int8: Int8Array,
+  uint8: Uint8Array,
+  int16: Int16Array,
+  uint16: Uint16Array,
+  int32: Int32Array,
+  uint32: Uint32Array,
+  int64: BigInt64Array,
+  uint64: BigUint64Array,
+  float32: Float32Array,
+  float64: Float64Array,
+} as const satisfies Record<NumberType, unknown>;
+
 type Set = (at: number, value: number | bigint, littleEndian: boolean) => void;
 
 /** Offsets are aligned from the end of the four bytes that tell the encapsulation. */

@@ -3,7 +3,7 @@
  * and an error says which field is wrong.
  */
 import { createRequire } from 'node:module';
-import { CdrWriter, readWhole, type NumberType } from './cdr.ts';
+import { CdrWriter, readWhole, typedArrays, type NumberType } from './cdr.ts';
 
 export interface MessageCodec {
   /** Of the message itself, constants left out. */
@@ -117,7 +117,7 @@ function writeArray(writer: CdrWriter, field: MessageField, value: unknown, plac
     throw wrong(place, name, `a list of at most ${arrayUpperBound} ${type}`, `${length} of them`);
   }
   if (arrayLength === undefined) writer.number('uint32', length);
-  const same = typedArrays[type];
+  const same = Object.hasOwn(typedArrays, type) ? typedArrays[type as NumberType] : undefined;
   if (same !== undefined && list instanceof same) return writer.block(list);
   for (let index = 0; index < length; index++) {
     writeOne(writer, field, items[index], place, `${name}[${index}]`);
@@ -181,19 +181,6 @@ const numbers: Readonly<Record<string, NumberRange>> = {
   uint64: unsigned(64n),
   float32: { size: 4 },
   float64: { size: 8 },
-};
-type TypedArray = new (length: number) => ArrayBufferView & { readonly BYTES_PER_ELEMENT: number };
-const typedArrays: Readonly<Record<string, TypedArray>> = {
-  int8: Int8Array,
-  uint8: Uint8Array,
-  int16: Int16Array,
-  uint16: Uint16Array,
-  int32: Int32Array,
-  uint32: Uint32Array,
-  int64: BigInt64Array,
-  uint64: BigUint64Array,
-  float32: Float32Array,
-  float64: Float64Array,
 };
 
 /** A number for floats and up to 32 bits, a bigint for 64. */

@@ -2,16 +2,16 @@
  * Frames between the hosts of a machine and its ROS process, on a unix socket: those of runtime/invoker/protocol.ts with
  * types of their own. `id` names a subscription, a service or a call of the host that sent it, a request of the ROS process.
  */
-import { FrameDecoder, FrameWriter, jsonObject, type FrameReader } from '../invoker/protocol.ts';
+import { FrameDecoder, FrameWriter, type FrameReader } from '../invoker/protocol.ts';
 
 export {
   FrameDecoder,
   FrameWriter,
+  jsonObject,
   ProtocolError,
   writeJson,
   type FrameReader,
 } from '../invoker/protocol.ts';
-export { jsonObject };
 
 /** Of one message, request or response: it has to fit into a frame, and into one of a handler process. */
 export const maxMessageBytes = 15 * 1024 * 1024;

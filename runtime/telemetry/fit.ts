@@ -1,4 +1,5 @@
 /** From what a document holds to what the message type says: one shape of values, whichever encoding they came in. */
+import { typedArrays } from '../ros/cdr.ts';
 import type { Field, Primitive, RosMessage, RosValue, Schema, TypedArray } from '../telemetry.ts';
 import { nonFinite } from './json.ts';
 
@@ -62,18 +63,7 @@ function items(field: Field, value: unknown, path: string): RosValue[] {
 
 type TypedArrayConstructor = (new (length: number) => TypedArray) & { readonly name: string };
 
-const arrays: { readonly [K in Primitive]?: TypedArrayConstructor } = {
-  int8: Int8Array,
-  uint8: Uint8Array,
-  int16: Int16Array,
-  uint16: Uint16Array,
-  int32: Int32Array,
-  uint32: Uint32Array,
-  int64: BigInt64Array,
-  uint64: BigUint64Array,
-  float32: Float32Array,
-  float64: Float64Array,
-};
+const arrays: { readonly [K in Primitive]?: TypedArrayConstructor } = typedArrays;
 
 function primitiveArray(type: Primitive, value: unknown, path: string): RosValue {
   const Typed = arrays[type];
