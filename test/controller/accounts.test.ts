@@ -3,15 +3,10 @@ import { join } from 'node:path';
 import { credsAuthenticator } from '@nats-io/transport-node';
 import { describe, expect, test } from 'vitest';
 import { newOperatorSeed, openOperatorKeys } from '../../controller/broker/account-keys.ts';
-import {
-  accountRights,
-  clusterRights,
-  functionRights,
-  leaseRights,
-  type Rule,
-} from '../../controller/rights.ts';
+import { accountRights, clusterRights, functionRights, leaseRights } from '../../controller/rights.ts';
 import { inboxPrefix } from '../../runtime/account.ts';
 import type { RuntimeConfig } from '../../runtime/config.ts';
+import { grantRights } from '../support/controller-rights.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { installFunctionKind } from '../support/function-kind.ts';
 import { startKubernetes } from '../support/kubernetes.ts';
@@ -35,18 +30,8 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('NATS accounts in a clus
       const answer = await kubernetes.request('POST', path, { body });
       expect(answer.status, JSON.stringify(answer.body)).toBe(201);
     };
-    const grant = async (where: string, scope: '' | 'Cluster', rules: readonly Rule[]): Promise<void> => {
-      const base = `/apis/rbac.authorization.k8s.io/v1/${where}${scope.toLowerCase()}role`;
-      const metadata = { name: 'atoll-controller' };
-      await post(`${base}s`, { metadata, rules: rules.map(({ why: _, ...rule }) => rule) });
-      await post(`${base}bindings`, {
-        metadata,
-        roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind: `${scope}Role`, name: metadata.name },
-        subjects: [{ apiGroup: 'rbac.authorization.k8s.io', kind: 'Group', name: 'controllers' }],
-      });
-    };
-    await grant('', 'Cluster', [...functionRights, ...accountRights, ...clusterRights]);
-    await grant('namespaces/default/', '', leaseRights);
+    await grantRights(kubernetes, { rules: [...functionRights, ...accountRights, ...clusterRights] });
+    await grantRights(kubernetes, { namespace: 'default', rules: leaseRights });
     const kubeconfig = join(folder, 'kubeconfig');
     await writeFile(kubeconfig, kubernetes.kubeconfig(kubernetes.tokenOf('controller')), { mode: 0o600 });
     const operatorFile = join(folder, 'operator.seed');

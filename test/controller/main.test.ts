@@ -1,8 +1,9 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { clusterRights, functionRights, leaseRights, type Rule } from '../../controller/rights.ts';
+import { clusterRights, functionRights, leaseRights } from '../../controller/rights.ts';
 import { manifest } from '../contracts/store.ts';
+import { grantRights } from '../support/controller-rights.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { installFunctionKind } from '../support/function-kind.ts';
 import { startKubernetes, type AuditEvent, type Kubernetes } from '../support/kubernetes.ts';
@@ -85,22 +86,9 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('replicas in a cluster',
     });
     await installFunctionKind(kubernetes);
     // Their rights are those that the documentation names.
-    await grant('', 'Cluster', [...functionRights, ...clusterRights]);
-    await grant('namespaces/default/', '', leaseRights);
+    await grantRights(kubernetes, { rules: [...functionRights, ...clusterRights] });
+    await grantRights(kubernetes, { namespace: 'default', rules: leaseRights });
   });
-
-  async function grant(where: string, scope: '' | 'Cluster', rules: readonly Rule[]): Promise<void> {
-    const base = `/apis/rbac.authorization.k8s.io/v1/${where}${scope.toLowerCase()}role`;
-    const metadata = { name: 'atoll-controller' };
-    const role = { metadata, rules: rules.map(({ why: _, ...rule }) => rule) };
-    const binding = {
-      metadata,
-      roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind: `${scope}Role`, name: metadata.name },
-      subjects: [{ apiGroup: 'rbac.authorization.k8s.io', kind: 'Group', name: 'controllers' }],
-    };
-    expect((await kubernetes.request('POST', `${base}s`, { body: role })).status).toBe(201);
-    expect((await kubernetes.request('POST', `${base}bindings`, { body: binding })).status).toBe(201);
-  }
 
   async function start(user: 'first' | 'second'): Promise<{ replica: RunningProcess; url: string }> {
     const folder = await temporaryFolder();

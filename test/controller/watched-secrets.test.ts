@@ -3,13 +3,8 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { referencesAnnotation } from '../../controller/backends/manifests.ts';
-import {
-  clusterRights,
-  functionRights,
-  leaseRights,
-  secretRights,
-  type Rule,
-} from '../../controller/rights.ts';
+import { clusterRights, functionRights, leaseRights, secretRights } from '../../controller/rights.ts';
+import { grantRights } from '../support/controller-rights.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { installFunctionKind } from '../support/function-kind.ts';
 import { startKubernetes, type Kubernetes } from '../support/kubernetes.ts';
@@ -29,30 +24,9 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('Secrets that are watche
       users: { controller: ['controllers'] },
     });
     await installFunctionKind(kubernetes);
-    await grant('atoll-controller', '', 'Cluster', [...functionRights, ...clusterRights]);
-    await grant('atoll-controller', 'namespaces/default/', '', leaseRights);
+    await grantRights(kubernetes, { rules: [...functionRights, ...clusterRights] });
+    await grantRights(kubernetes, { namespace: 'default', rules: leaseRights });
   });
-
-  async function grant(
-    name: string,
-    where: string,
-    scope: '' | 'Cluster',
-    rules: readonly Rule[],
-  ): Promise<void> {
-    const base = `/apis/rbac.authorization.k8s.io/v1/${where}${scope.toLowerCase()}role`;
-    const bodies = {
-      [`${base}s`]: { metadata: { name }, rules: rules.map(({ why: _, ...rule }) => rule) },
-      [`${base}bindings`]: {
-        metadata: { name },
-        roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind: `${scope}Role`, name },
-        subjects: [{ apiGroup: 'rbac.authorization.k8s.io', kind: 'Group', name: 'controllers' }],
-      },
-    };
-    for (const [path, body] of Object.entries(bodies)) {
-      const answer = await kubernetes.request('POST', path, { body });
-      expect(answer.status, JSON.stringify(answer.body)).toBe(201);
-    }
-  }
 
   async function startController(watchSecretsIn: string[]): Promise<RunningProcess> {
     const kubeconfig = join(folder, 'kubeconfig');
@@ -109,7 +83,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('Secrets that are watche
 
   test('a value that changes gives its functions new pods in the namespaces that are named, and nowhere else', async () => {
     const [lab, yard] = [await kubernetes.namespace(), await kubernetes.namespace()];
-    await grant('atoll-secrets', `namespaces/${lab}/`, '', secretRights);
+    await grantRights(kubernetes, { name: 'atoll-secrets', namespace: lab, rules: secretRights });
     for (const namespace of [lab, yard]) {
       await apply(content('Secret', 'robot', namespace, { token: 'hunter2', other: 'x' }));
     }
@@ -198,7 +172,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('Secrets that are watche
       ]);
     await expect.poll(ready).toContain(`Secrets and ConfigMaps of namespace ${lab} could not be listed`);
     expect(await deployment(lab)).toBeUndefined();
-    await grant('atoll-secrets', `namespaces/${lab}/`, '', secretRights);
+    await grantRights(kubernetes, { name: 'atoll-secrets', namespace: lab, rules: secretRights });
     await expect.poll(() => generation(lab), { timeout: 40_000 }).toBe(1);
     expect(await references(lab)).toMatch(/^[\w-]{16}$/);
     expect(await controller.stop()).toEqual({ code: 0, signal: null });
