@@ -122,6 +122,17 @@ describe.skipIf(await missing('kubernetes', 'openssl'))(
         /^atoll_controller_reconcile_duration_seconds_count{outcome="done"} (.*)$/m.exec(text)?.[1] ?? 0,
       );
     };
+    /** Resolves when it wrote nothing between two looks: what it had to do is done, its Events too. */
+    async function settled(): Promise<void> {
+      let before = -1;
+      const look = async (): Promise<boolean> => {
+        const written = writesOf(await kubernetes.audited()).length;
+        const same = written === before;
+        before = written;
+        return same;
+      };
+      await expect.poll(look, { interval: 1_000 }).toBe(true);
+    }
     /** What it writes when it looks at the Function anew. */
     async function writesAtALook(replica: Replica, name: string): Promise<string[]> {
       const [looked, before] = [await reconciles(replica), (await kubernetes.audited()).length];
@@ -171,6 +182,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))(
       const stored = await read(hello);
       expect(stored.metadata.annotations).toMatchObject({ round: String(rounds) });
       expect(JSON.stringify(stored.status)).not.toContain('Forged');
+      await settled();
       expect(await writesAtALook(replica, 'hello')).toEqual([]);
       expect(logged).not.toContain('reconcile failed');
     });
@@ -213,6 +225,9 @@ describe.skipIf(await missing('kubernetes', 'openssl'))(
         expect(lists).toHaveLength(new Set(lists).size);
         expect(lists).toContain('functions');
       }
+      const last = `${functions()}/new-${storms}`;
+      await expect.poll(async () => readyOf(await read(last))?.status).toBe('False');
+      await settled();
       expect(await writesAtALook(replica, 'edited')).toEqual([]);
     });
 

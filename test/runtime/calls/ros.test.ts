@@ -14,8 +14,9 @@ describe.skipIf(await missing('ros'))('ros of atoll', () => {
       const code = `
       import { ros } from 'atoll';
       export const handler = async () => {
-        await ros.publish('/cmd_vel', 'geometry_msgs/msg/Twist', { linear: { x: 0.5 } });
         const answer = await ros.call('/enable', 'std_srvs/srv/SetBool', { data: true }, { timeoutMs: 20_000 });
+        // Whoever knows the peer's service knows its subscriptions too, which were there before it.
+        await ros.publish('/cmd_vel', 'geometry_msgs/msg/Twist', { linear: { x: 0.5 } });
         const definition = await ros.definition('geometry_msgs/msg/Twist');
         const failed = await ros.call('/none', 'no_msgs/srv/Such').catch(({ code }) => code);
         await ros.publish('/numbers', 'std_msgs/msg/UInt64', { data: 2n ** 64n - 1n });
