@@ -22,9 +22,9 @@ await bench(async ({ nats: startNats, site: startSite, deploy, baseline, closing
   const nats = await server.connect();
   const manager = await jetstreamManager(nats);
   await manager.streams.add({ name: stream, subjects: ['bench.>'] });
-  const progress = await openProgress();
-  closing(async () => progress.close());
-  const event = eventFor(progress);
+  const { port, close } = await openProgress();
+  closing(async () => close());
+  const event = eventFor(port);
 
   for (const name of ['inline', 'copy']) {
     await manager.consumers.add(stream, {

@@ -7,14 +7,17 @@ import { startSite, type Site } from '../../test/e2e/site.ts';
 import type { Closing } from '../../test/support/closing.ts';
 import { startMosquitto, type MosquittoServer } from '../../test/support/mosquitto.ts';
 import { startNats, type NatsServer } from '../../test/support/nats.ts';
+import { rosEnvironment } from '../../test/support/ros.ts';
 
-export type HandlerName = 'echo' | 'count' | 'publish';
+export type HandlerName = 'echo' | 'count' | 'publish' | 'scan' | 'forward';
 
 export interface Bench {
   readonly closing: Closing;
   /** Not the site's own: the CPU of a broker must count for no contender. */
   nats(): Promise<NatsServer>;
   mosquitto(): Promise<MosquittoServer>;
+  /** ROS in a domain of its own: what is started after it has this environment, which is the caller's to add to. */
+  ros(): Promise<NodeJS.ProcessEnv>;
   site(...args: string[]): Promise<Site>;
   /** Deploys a handler of bench/handlers and waits until it answers. */
   deploy(
@@ -25,6 +28,8 @@ export interface Bench {
   ): Promise<void>;
   /** A file of bench/baselines, when it has told on its first line that it is ready. */
   baseline<Told = unknown>(file: string, ...args: string[]): Promise<Baseline<Told>>;
+  /** Any other, likewise. */
+  program<Told = unknown>(command: string, args: readonly string[]): Promise<Baseline<Told>>;
 }
 
 export interface Baseline<Told> {
@@ -44,9 +49,21 @@ export async function bench(run: (bench: Bench) => Promise<void>): Promise<void>
   };
   process.once('SIGINT', () => void closeAll().finally(() => process.exit(130)));
   process.once('SIGTERM', () => void closeAll().finally(() => process.exit(143)));
+  let env = process.env;
+  async function program<Told>(command: string, args: readonly string[]): Promise<Baseline<Told>> {
+    const child = spawn(command, args, { env, stdio: ['pipe', 'pipe', 'inherit'] });
+    closing(async () => {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      child.kill('SIGKILL');
+      await once(child, 'exit');
+    });
+    const told = JSON.parse(await firstLine(child)) as Told;
+    return { child, pid: child.pid ?? 0, told };
+  }
   try {
     await run({
       closing,
+      program,
       nats: () => startNats({ closing }),
       mosquitto: () =>
         startMosquitto({
@@ -54,23 +71,16 @@ export async function bench(run: (bench: Bench) => Promise<void>): Promise<void>
           // Its default of 20 would be what is measured; the handshakes of a thousand are its own limit.
           config: 'max_inflight_messages 1000',
         }),
-      site: (...args) => startSite({ args: ['--port', '0', ...args], closing }),
+      site: (...args) => startSite({ args: ['--port', '0', ...args], env, closing }),
       async deploy(site, name, handler, spec = {}) {
         const code = await readFile(join(folder, 'handlers', handler, 'index.ts'), 'utf8');
         await site.deploy({ name, code, spec });
       },
-      async baseline<Told>(file: string, ...args: string[]): Promise<Baseline<Told>> {
-        const child = spawn(process.execPath, [join(folder, 'baselines', file), ...args], {
-          stdio: ['pipe', 'pipe', 'inherit'],
-        });
-        closing(async () => {
-          if (child.exitCode !== null || child.signalCode !== null) return;
-          child.kill('SIGKILL');
-          await once(child, 'exit');
-        });
-        const told = JSON.parse(await firstLine(child)) as Told;
-        return { child, pid: child.pid ?? 0, told };
+      baseline<Told>(file: string, ...args: string[]): Promise<Baseline<Told>> {
+        const command = file.endsWith('.py') ? 'python3' : process.execPath;
+        return program<Told>(command, [join(folder, 'baselines', file), ...args]);
       },
+      ros: async () => (env = await rosEnvironment({ closing })),
     });
   } finally {
     await closeAll();
