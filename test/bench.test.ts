@@ -37,7 +37,7 @@ test.for(benchmarks)(
       if (absent !== undefined) skip(absent);
     }
     if (name === 'mqtt') await requireTool('mosquitto');
-    if (name === 'ros' || name === 'ros-nats') await requireTool('ros');
+    if (['ros', 'ros-nats', 'robot'].includes(name)) await requireTool('ros');
     if (name === 'ros-nats' && !natsPy) skip('nats-py is not installed: "npm run bench -- ros-nats" does it');
     // Outside of the runner: what belongs to a test would otherwise be asked of it.
     const { VITEST: _vitest, BENCH_ONLY: _only, ...env } = process.env;
