@@ -147,7 +147,7 @@ export function startHub(options: HubOptions): Hub {
     if (connection === undefined) return;
     const manager = await jetstreamManager(connection, { checkAPI: false });
     const newest = await newestOf(manager, robot);
-    if (newest !== undefined) presence.got(robot, newest);
+    presence.got(robot, newest);
     const { sources = [] } = await manager.streams.info(telemetryStream);
     // What the server tells of a source is more than the client's type has.
     const source = sources.find((one) => (one as StreamSource).external?.api === apiOf(robot));

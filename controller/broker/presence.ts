@@ -12,6 +12,8 @@ export interface Heartbeat {
     readonly firstSeq: number;
     readonly lastSeq: number;
     readonly bytes: number;
+    /** At which it drops the oldest. */
+    readonly maxBytes?: number;
     /** When it was made, by the robot's server: another one is another stream, as on a disk that was replaced. */
     readonly created?: string;
   };
@@ -29,7 +31,11 @@ export interface RobotPresence {
   readonly rttMs?: number;
   /** What the robot has kept and the hub has not got: as far as the robot told, and since when there is anything. */
   readonly lag?: { readonly messages: number; readonly seconds: number };
-  /** Dropped on the robot, whose disk share was used up, before the hub had them. */
+  /**
+   * Dropped on the robot, whose disk share was used up, before the hub had them; of a robot that was heard since the
+   * hub's start. Messages of a ring that newer ones replaced count only where the share is used up: there nothing tells
+   * one from the other.
+   */
   readonly dropped: number;
   readonly functions?: Heartbeat['functions'];
   /** ISO 8601, by the hub's clock: when it stored the newest message that the robot kept. */
@@ -39,6 +45,8 @@ export interface RobotPresence {
 }
 
 const offlineMs = 5_000;
+/** Two clocks that differ by more than before: one of them was set. */
+const clockSetMs = 500;
 
 /** The newest message of a robot that the hub has. */
 export interface Sourced {
@@ -58,8 +66,8 @@ export interface Heard {
 
 export interface Presence {
   heard(robot: string, heartbeat: Heartbeat): Heard;
-  /** How far the hub has the robot's stream. */
-  got(robot: string, newest: Sourced): void;
+  /** How far the hub has the robot's stream; undefined: it has nothing of it. */
+  got(robot: string, newest: Sourced | undefined): void;
   of(robot: string): Omit<RobotPresence, 'keys' | 'address'>;
   forget(robot: string): void;
 }
@@ -69,6 +77,8 @@ interface Known {
   heardMs: number;
   onlineSince: number;
   gotSeq: number;
+  /** Until what the hub has was looked at, nothing is known to be lost. */
+  isCompared: boolean;
   newest: Sourced | undefined;
   /** What the hub has of it says nothing of how far it has the robot's present one. */
   formerStream: string | undefined;
@@ -82,17 +92,24 @@ export function openPresence(
   clock: { nowMs(): number; now(): number } = { nowMs: () => performance.now(), now: Date.now },
 ): Presence {
   const robots = new Map<string, Known>();
-  const shown = (ms: number): string => new Date(clock.now() - (clock.nowMs() - ms)).toISOString();
+  let epochMs = clock.now() - clock.nowMs();
+
+  /** The same for the same moment, as long as nobody sets the clock: the two are never read at quite the same time. */
+  function shown(ms: number): string {
+    const nowEpochMs = clock.now() - clock.nowMs();
+    if (Math.abs(nowEpochMs - epochMs) > clockSetMs) epochMs = nowEpochMs;
+    return new Date(Math.round(epochMs + ms)).toISOString();
+  }
 
   function weigh(known: Known): void {
-    const { firstSeq, lastSeq } = known.heartbeat.kept;
+    const { firstSeq, lastSeq, bytes, maxBytes } = known.heartbeat.kept;
     if (behind(known) === 0) known.levelMs = clock.nowMs();
     const gone = firstSeq - 1;
     const accounted = Math.max(known.gotSeq, known.lostUpTo);
-    if (lastSeq > 0 && gone > accounted) {
-      known.dropped += gone - accounted;
-      known.lostUpTo = gone;
-    }
+    if (!known.isCompared || lastSeq === 0 || gone <= accounted) return;
+    known.lostUpTo = gone;
+    // A stream that was full once stays so. Any other loses its oldest only to newer ones of the same ring.
+    if (maxBytes === undefined || bytes > maxBytes / 2) known.dropped += gone - accounted;
   }
 
   /** What was dropped on the robot will not come, and is counted by itself. */
@@ -122,11 +139,11 @@ export function openPresence(
         heardMs: now,
         onlineSince: now,
         gotSeq: 0,
+        isCompared: false,
         newest: undefined,
         formerStream: undefined,
         levelMs: now,
-        // What it dropped before we knew it is not known to be missing here.
-        lostUpTo: heartbeat.kept.firstSeq - 1,
+        lostUpTo: 0,
         dropped: 0,
       };
       if (before !== undefined && now - before.heardMs > offlineMs) known.onlineSince = now;
@@ -140,9 +157,13 @@ export function openPresence(
     got(robot, newest) {
       const known = robots.get(robot);
       if (known === undefined) return;
+      // Of a robot of which nothing is left here it is not known what was.
+      if (!known.isCompared && newest === undefined) known.lostUpTo = known.heartbeat.kept.firstSeq - 1;
+      known.isCompared = true;
       known.newest = newest;
-      if (newest.stream === known.formerStream || newest.seq <= known.gotSeq) return;
-      known.gotSeq = newest.seq;
+      if (newest !== undefined && newest.stream !== known.formerStream && newest.seq > known.gotSeq) {
+        known.gotSeq = newest.seq;
+      }
       weigh(known);
     },
     of(robot) {
@@ -175,6 +196,7 @@ export function openPresence(
 export function heartbeatOf(value: unknown): Heartbeat | undefined {
   const { since, functions, kept, rttMs } = (value ?? {}) as Partial<Heartbeat>;
   const counts = [functions?.ready, functions?.total, kept?.firstSeq, kept?.lastSeq, kept?.bytes];
+  if (kept?.maxBytes !== undefined) counts.push(kept.maxBytes);
   if (typeof since !== 'string' || !counts.every((count) => Number.isSafeInteger(count))) return undefined;
   if (rttMs !== undefined && typeof rttMs !== 'number') return undefined;
   if (kept?.created !== undefined && typeof kept.created !== 'string') return undefined;

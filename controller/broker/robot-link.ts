@@ -125,11 +125,17 @@ export async function startRobotLink(options: RobotLinkOptions): Promise<RobotLi
     }
     if (!claim.held) return;
     const manager = await jetstreamManager(connection, { checkAPI: false });
-    const { state, created } = await manager.streams.info(telemetryStream);
+    const { state, created, config } = await manager.streams.info(telemetryStream);
     const heartbeat: Heartbeat = {
       since,
       functions: await options.functions(),
-      kept: { firstSeq: state.first_seq, lastSeq: state.last_seq, bytes: state.bytes, created },
+      kept: {
+        firstSeq: state.first_seq,
+        lastSeq: state.last_seq,
+        bytes: state.bytes,
+        maxBytes: config.max_bytes,
+        created,
+      },
       ...(rttMs !== undefined && { rttMs }),
     };
     const sentAt = performance.now();
