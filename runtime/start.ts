@@ -112,7 +112,11 @@ export async function startHost(configPath: string, log: Log): Promise<Host> {
         const goodbye = pause(goodbyeMs);
         await reading;
         const leftAll = Promise.all([...functions.values()].map(({ running }) => running.leave()));
-        void leftAll.then(() => health.left());
+        leftAll.then(
+          () => health.left(),
+          // What it could not leave it closes below; that nobody waits for it must not end the host.
+          (error: unknown) => log.error({ err: error }, 'the goodbye was not said to all'),
+        );
         await goodbye;
       }
       health.stopping();
