@@ -1,10 +1,11 @@
 /** A handler's package: built, and put where the site's hosts fetch it. */
-import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
-import { createHash, randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import type { FunctionSpec } from '../../crds/function.ts';
+import { writeAtomically } from '../../controller/stores/atomic-file.ts';
 import type { SitePaths } from '../../controller/stores/site.ts';
 import { bundle, type BundleOptions } from './bundle.ts';
 import type { S3 } from '../../runtime/clients/s3.ts';
@@ -104,19 +105,6 @@ async function intoFolder(bytes: Uint8Array, sha256: string, folder: string): Pr
   const there = await readFile(path).catch(() => undefined);
   // What a power cut left half written, or somebody changed, is replaced.
   if (there !== undefined && sha256Of(there) === sha256) return { uri, uploaded: false };
-  await mkdir(folder, { recursive: true, mode: 0o700 });
-  const temporary = join(folder, `.${randomUUID()}.tmp`);
-  try {
-    const file = await open(temporary, 'wx', 0o600);
-    try {
-      await file.writeFile(bytes);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(temporary, path);
-  } finally {
-    await rm(temporary, { force: true });
-  }
+  await writeAtomically(path, bytes);
   return { uri, uploaded: true };
 }

@@ -81,7 +81,8 @@ export const command = defineCommand({
     const authority = ca === undefined ? undefined : await certificatesOf(ca);
     const file = resolve(out ?? `${id}.json`);
     const secrets = action === 'add' ? await robots.add(id) : await robots.rotate(id, keepMs);
-    await writeAtomically(file, `${JSON.stringify(fileFor(secrets, folder.info, authority), null, 2)}\n`);
+    const text = JSON.stringify(fileFor(secrets, folder.info, authority), null, 2);
+    await writeAtomically(file, `${text}\n`, { stays: true });
     const before = (await robots.list()).find((robot) => robot.id === id)?.keys.length ?? 1;
     await untilApplied(site, (known) =>
       known.some(({ robot, keys }) => robot === id && keys === (keepMs > 0 ? before : 1)),

@@ -1,7 +1,7 @@
 /** Functions as files in the site's folder: YAML that a person may edit, and beside it what Atoll found out. */
 import { createHash, randomUUID } from 'node:crypto';
 import { watch as watchFolder, type FSWatcher } from 'node:fs';
-import { mkdir, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { parseDocument, stringify } from 'yaml';
@@ -16,7 +16,7 @@ import { manifestProblemText, parseManifests } from '../../crds/manifest.ts';
 import { AtollError } from '../../runtime/errors.ts';
 import type { Log } from '../../runtime/log.ts';
 import { checked } from './checked.ts';
-import { folderMode, isMissing, writeAtomically } from './atomic-file.ts';
+import { isMissing, makeFolder, writeAtomically } from './atomic-file.ts';
 import { takeLock } from './lock.ts';
 import { openSiteFolder, type SitePaths } from './site.ts';
 import { isKey, isNamespace, keyText, UnreadableObjectError, type Key, type Store } from './store.ts';
@@ -55,7 +55,7 @@ export async function openDirectoryStore(options: DirectoryStoreOptions): Promis
   const { log } = options;
   const paths = await openSiteFolder(options.dir);
   for (const folder of [paths.functions, paths.status]) {
-    await mkdir(folder, { recursive: true, mode: folderMode });
+    await makeFolder(folder);
   }
   const readings = new Map<string, Reading>();
   /** The last readable form of each Function, for list(): an edit that went wrong must not take routes away. */

@@ -1,10 +1,10 @@
 /** A lock between processes on one machine that a killed holder cannot keep. */
 import { randomBytes } from 'node:crypto';
-import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { identify, isSameProcess, type ProcessIdentity } from '../../runtime/process/identity.ts';
-import { fileMode, folderMode } from './atomic-file.ts';
+import { fileMode, makeFolder } from './atomic-file.ts';
 
 /** Random within this, so that two that met do not meet again. */
 const retryMs = 20;
@@ -33,7 +33,7 @@ export class LockedError extends Error {
 export async function takeLock(folder: string, name: string, options: { waitMs: number }): Promise<Lock> {
   const own = identify(process.pid);
   if (!own) throw new Error('this process cannot be identified: /proc is missing');
-  await mkdir(folder, { recursive: true, mode: folderMode });
+  await makeFolder(folder);
   const deadline = Date.now() + options.waitMs;
   for (;;) {
     const file = `${name}.${own.pid}-${own.startTime}.${randomBytes(6).toString('hex')}`;

@@ -1,12 +1,12 @@
 /** The folder of a site: its layout (CONTRACTS 6), who runs it, and how it is found. */
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, readFile, rm } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { AtollError } from '../../runtime/errors.ts';
 import type { Log } from '../../runtime/log.ts';
 import { isSameProcess } from '../../runtime/process/identity.ts';
-import { folderMode, isMissing, writeAtomically } from './atomic-file.ts';
+import { isMissing, makeFolder, writeAtomically } from './atomic-file.ts';
 import { LockedError, takeLock } from './lock.ts';
 import { endMarkedProcesses } from './process-marks.ts';
 import type { Key } from './store.ts';
@@ -102,7 +102,7 @@ export interface ClaimedSite {
 /** Makes the folder if need be; rejects with SiteTooNew when a newer Atoll wrote it. */
 export async function openSiteFolder(dir: string): Promise<SitePaths> {
   const paths = sitePaths(dir);
-  await mkdir(paths.dir, { recursive: true, mode: folderMode });
+  await makeFolder(paths.dir);
   const written = await readFile(paths.version, 'utf8').catch((error: unknown) => {
     if (isMissing(error)) return '';
     throw error;
