@@ -1,9 +1,13 @@
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { jetstream, jetstreamManager } from '@nats-io/jetstream';
+import { headers as newHeaders, type MsgHdrs } from '@nats-io/nats-core';
+import { connect } from '@nats-io/transport-node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { startSite, type Site } from '../examples/site.ts';
 import { deployExamples, examples, sendEvents, table, type Result } from '../examples/tour.ts';
+import { closeLater } from './support/closing.ts';
 import { temporaryFolder } from './support/folder.ts';
 import { startProcess } from './support/process.ts';
 import { missing } from './support/requirement.ts';
@@ -75,9 +79,46 @@ describe.skipIf(await missing('ros', 'nats-server'))('npm start -- --robots 2 --
     expect((await readdir(temporary)).filter((name) => name.startsWith('atoll-robots-'))).toEqual([]);
   }, 300_000);
 
+  test('ends with exit code 1 when the hub lacks a message of a robot and has another twice', async () => {
+    const temporary = await temporaryFolder();
+    const run = await startProcess(process.execPath, [start, '--robots', '1', '--once'], {
+      name: 'npm start',
+      env: { ...process.env, TMPDIR: temporary },
+    });
+    await run.line(/400 numbered messages on/, 120_000);
+    const [folder = ''] = (await readdir(temporary)).filter((name) => name.startsWith('atoll-robots-'));
+    const subject = 'robots.robot1.kept.numbers';
+    const open = async (site: string) => {
+      const read = async (file: string) => JSON.parse(await readFile(join(temporary, folder, site, file), 'utf8'));
+      const { user, pass } = (await read('nats.json')) as { user: string; pass: string };
+      const { nats } = (await read('site.json')) as { nats: { url: string } };
+      const connection = await connect({ servers: nats.url, user, pass });
+      closeLater(() => connection.close());
+      return { connection, manager: await jetstreamManager(connection, { checkAPI: false }) };
+    };
+    const [hub, robot] = await Promise.all([open('hub'), open('robot1')]);
+    const newest = async ({ manager }: typeof hub) =>
+      await manager.streams.getMessage('TELEMETRY', { last_by_subj: subject }).catch(() => null);
+    const message = await run.until('the hub has one', async () => (await newest(hub)) ?? undefined);
+    await hub.manager.streams.deleteMessage('TELEMETRY', message.seq);
+    // Otherwise it would wait for what is not there, up to a minute.
+    const twice = (await newest(robot))!;
+    await jetstream(robot.connection).publish(subject, twice.data, { headers: again(twice.header) });
+    const { code } = await run.exited;
+    expect(code, run.output()).toBe(1);
+    expect(run.stdout()).toMatch(/^✗ +cut for .* out at the hub 400, NOT each once and in order/m);
+  }, 300_000);
+
   test('a number of robots that cannot be is refused with what can be', async () => {
     const run = await startProcess(process.execPath, [start, '--robots', 'many'], { name: 'npm start' });
     expect((await run.exited).code).toBe(2);
     expect(run.stderr()).toContain('--robots must be an integer from 1 to 6, not "many"');
   });
 });
+
+/** Of a message that is to be stored once more: by its id it would be known. */
+function again(before: MsgHdrs): MsgHdrs {
+  const headers = newHeaders();
+  for (const name of before.keys().filter((key) => key !== 'Nats-Msg-Id')) headers.set(name, before.get(name));
+  return headers;
+}
