@@ -89,7 +89,8 @@ describe.skipIf(await missing('ros', 'nats-server'))('npm start -- --robots 2 --
     const [folder = ''] = (await readdir(temporary)).filter((name) => name.startsWith('atoll-robots-'));
     const subject = 'robots.robot1.kept.numbers';
     const open = async (site: string) => {
-      const read = async (file: string) => JSON.parse(await readFile(join(temporary, folder, site, file), 'utf8'));
+      const read = async (file: string) =>
+        JSON.parse(await readFile(join(temporary, folder, site, file), 'utf8'));
       const { user, pass } = (await read('nats.json')) as { user: string; pass: string };
       const { nats } = (await read('site.json')) as { nats: { url: string } };
       const connection = await connect({ servers: nats.url, user, pass });
@@ -119,6 +120,7 @@ describe.skipIf(await missing('ros', 'nats-server'))('npm start -- --robots 2 --
 /** Of a message that is to be stored once more: by its id it would be known. */
 function again(before: MsgHdrs): MsgHdrs {
   const headers = newHeaders();
-  for (const name of before.keys().filter((key) => key !== 'Nats-Msg-Id')) headers.set(name, before.get(name));
+  for (const name of before.keys().filter((key) => key !== 'Nats-Msg-Id'))
+    headers.set(name, before.get(name));
   return headers;
 }
