@@ -36,8 +36,12 @@ export interface GoModuleTool extends Described {
 export interface PypiTool extends Described {
   readonly kind: 'pypi';
   readonly requirements: string;
+  /** The same for packages of which there is no wheel: they are built by what `requirements` brings. */
+  readonly sources?: string;
   /** What `python -m` runs. */
   readonly module: string;
+  /** Whose version it is, where that is not called as the module. */
+  readonly package?: string;
 }
 
 /** Debian serves one version per release and signs it: `version` says which one was tried, not which one is got. */
@@ -198,6 +202,23 @@ export const tools = {
     binary: 'kubernetes-validate',
     usualSeconds: 30,
     accepted: { versionArguments: ['--version'], pattern: /^(\d+\.\d+\.\d+)/, atLeast: '1.37.0' },
+  },
+  colcon: {
+    version: '0.21.3',
+    kind: 'pypi',
+    requirements: 'colcon.txt',
+    sources: 'colcon-sources.txt',
+    module: 'colcon',
+    package: 'colcon-core',
+    purpose: 'proof that our interface package builds as at sites with ROS; tests',
+    binary: 'colcon',
+    usualSeconds: 30,
+    // It tells no version without asking PyPI for the newest: a copy on PATH is passed over.
+    accepted: {
+      versionArguments: ['--help'],
+      pattern: /^colcon-core (\d+\.\d+\.\d+)$/,
+      atLeast: '0.21.0',
+    },
   },
   containerd: {
     version: '1.6.20',

@@ -217,11 +217,16 @@ describe('an installation', () => {
 test('every Python package that a tool needs is pinned by version and hash', async () => {
   for (const tool of Object.values(tools)) {
     if (tool.kind !== 'pypi' && tool.kind !== 'ros') continue;
-    const [requirements, main] =
+    const [main, ...files] =
       tool.kind === 'pypi'
-        ? [tool.requirements, tool.module]
-        : [`${tool.folder}/requirements.txt`, 'ros-rclpy'];
-    const text = await readFile(join(installer, '..', requirements), 'utf8');
+        ? [
+            'package' in tool ? tool.package : tool.module,
+            tool.requirements,
+            ...('sources' in tool ? [tool.sources] : []),
+          ]
+        : ['ros-rclpy', `${tool.folder}/requirements.txt`, `${tool.folder}/sources.txt`];
+    const texts = await Promise.all(files.map((file) => readFile(join(installer, '..', file), 'utf8')));
+    const text = texts.join('\n');
     const packages = text
       .replaceAll('\\\n', ' ')
       .split('\n')
