@@ -4,17 +4,16 @@
  * gives, and over one of 64 Mbit/s. Frames go through the function of the states, or through one of their own
  * (functions/telemetry/frames.yaml).
  */
+import type { ChildProcess } from 'node:child_process';
 import { cp, symlink, writeFile } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import type { NatsConnection } from '@nats-io/transport-node';
 import { root, startSite, type TestSite } from '../test/cli/run.ts';
 import { online, ours, robotArgs, startHub } from '../test/e2e/fleet.ts';
 import type { Closing } from '../test/support/closing.ts';
 import { temporaryFolder } from '../test/support/folder.ts';
 import { bench } from './frame/bench.ts';
-import { openLink } from './frame/link.ts';
 import { rounds, scaled } from './frame/options.ts';
 import { commandLineOf, pssBytes, treeOf } from './frame/processes.ts';
 import { report } from './frame/report.ts';
@@ -23,6 +22,7 @@ import { compare, percentile, type Contender } from './frame/rounds.ts';
 import { rosNote } from './frame/scans.ts';
 
 const robot = 'robot1';
+const frameFolder = join(import.meta.dirname, 'frame');
 const stateHz = 10;
 const states = scaled(100, { least: 5 });
 /** 5 MB/s. */
@@ -48,9 +48,9 @@ const parts = {
 await bench(async ({ closing, ros, program }) => {
   const env = await ros();
   const hub = await startHub({ closing });
-  const link = await openLink(hub.url, { closing });
+  const link = await program<string>(process.execPath, [join(frameFolder, 'link.ts'), hub.url]);
   const site = await startSite({
-    args: robotArgs(robot, await hub.add(robot), link.url),
+    args: robotArgs(robot, await hub.add(robot), link.told),
     env: env as Record<string, string>,
     closing,
   });
@@ -71,28 +71,23 @@ await bench(async ({ closing, ros, program }) => {
   });
 
   const publisher = await program(process.execPath, [
-    join(import.meta.dirname, 'frame', 'robot-publisher.ts'),
+    join(frameFolder, 'robot-publisher.ts'),
     '/bench/state',
     '/bench/frames,/bench/apart',
   ]);
-  const answers = createInterface({ input: publisher.child.stdout! })[Symbol.asyncIterator]();
-  const publish = async (round: RobotRound): Promise<RobotPublished> => {
-    publisher.child.stdin!.write(`${JSON.stringify(round)}\n`);
-    const { value, done } = await answers.next();
-    if (done === true) throw new Error('the publisher ended in a round; what it said is above');
-    return JSON.parse(value) as RobotPublished;
-  };
+  const listener = await program(process.execPath, [
+    join(frameFolder, 'state-listener.ts'),
+    ...[hub.info.nats.url, join(hub.dir, 'nats.json'), `robots.${robot}.live.bench.state`],
+  ]);
+  const publish = asking<RobotPublished>('the publisher', publisher.child);
+  const newAges = asking<number[]>('the listener', listener.child);
 
-  // Connections of their own, so that a state does not wait for a frame on the way from the hub to here.
-  const heard = { ages: [] as number[], frameBytes: 0 };
-  listen(await ours(hub, closing), 'bench.state', ({ headers }) => {
-    const [seconds = '', nanoseconds = ''] = (headers?.get('Ros-Stamp') ?? '').split('.');
-    const published = BigInt(seconds) * 1_000_000_000n + BigInt(nanoseconds);
-    heard.ages.push(Number(process.hrtime.bigint() - published) / 1e6);
-  });
+  let frameBytes = 0;
   const frames = await ours(hub, closing);
   for (const name of ['frames', 'apart']) {
-    listen(frames, `bench.${name}`, ({ data }) => (heard.frameBytes += data.length));
+    frames.subscribe(`robots.${robot}.live.bench.${name}`, {
+      callback: (_, { data }) => void (frameBytes += data.length),
+    });
   }
   await frames.flush();
 
@@ -102,16 +97,20 @@ await bench(async ({ closing, ros, program }) => {
     name,
     pids: () => [site.info.pid],
     async round() {
-      Object.assign(heard, { ages: [], frameBytes: 0 });
+      await newAges('');
+      frameBytes = 0;
+      const ages: number[] = [];
       const seconds = states / stateHz;
       const { states: sent } = await publish({
         ...{ seconds, stateTopic: '/bench/state', stateHz, ...frame },
         ...(frameTopic !== undefined && { frameTopic }),
-      });
-      for (const ended = performance.now(); heard.ages.length < sent; await pause(10)) {
-        if (performance.now() - ended > (heard.ages.length > 0 ? lateMs : patienceMs)) break;
+      } satisfies RobotRound);
+      const flowed = frameBytes / seconds / 1e6;
+      for (const ended = performance.now(); ages.length < sent; await pause(10)) {
+        ages.push(...(await newAges('')));
+        if (performance.now() - ended > (ages.length > 0 ? lateMs : patienceMs)) break;
       }
-      const ages = heard.ages.toSorted((a, b) => a - b);
+      ages.sort((a, b) => a - b);
       if (ages.length === 0) throw new Error(`${name}: of ${sent} states none came to the hub`);
       all.set(name, [...(all.get(name) ?? []), ages]);
       return {
@@ -120,7 +119,7 @@ await bench(async ({ closing, ros, program }) => {
           'p50 ms': percentile(ages, 0.5),
           'p99 ms': percentile(ages, 0.99),
           'states lost': sent - ages.length,
-          'frames MB/s': heard.frameBytes / seconds / 1e6,
+          'frames MB/s': flowed,
         },
       };
     },
@@ -136,7 +135,7 @@ await bench(async ({ closing, ros, program }) => {
     { name: 'robot-state-age', text: 'by loopback', rate: Infinity },
     { name: 'robot-state-age-link', text: 'over a link of 64 Mbit/s', rate: linkBytesPerSecond },
   ]) {
-    link.bytesPerSecond = rate;
+    link.child.stdin!.write(`${rate}\n`);
     all.clear();
     const answer = await compare({
       name,
@@ -157,16 +156,15 @@ await bench(async ({ closing, ros, program }) => {
   }
 });
 
-function listen(
-  connection: NatsConnection,
-  topic: string,
-  take: (message: { data: Uint8Array; headers?: { get(name: string): string } }) => void,
-): void {
-  connection.subscribe(`robots.${robot}.live.${topic}`, {
-    callback: (error, message) => {
-      if (error === null) take(message);
-    },
-  });
+/** Writes lines of JSON to a process and reads one for each. */
+function asking<Answer>(name: string, child: ChildProcess): (question: unknown) => Promise<Answer> {
+  const answers = createInterface({ input: child.stdout! })[Symbol.asyncIterator]();
+  return async (question) => {
+    child.stdin!.write(`${JSON.stringify(question)}\n`);
+    const { value, done } = await answers.next();
+    if (done === true) throw new Error(`${name} ended in a round; what it said is above`);
+    return JSON.parse(value) as Answer;
+  };
 }
 
 function settingsFor(state: string, frames: string): string {
