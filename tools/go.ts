@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { mkdir, symlink } from 'node:fs/promises';
+import { copyFile, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { findOnPath, run } from './command.ts';
 import { NotPossible } from './installation.ts';
 import type { Installation } from './installation.ts';
-import type { GoModuleTool, GoTool } from './tools.ts';
+import type { GoFile, GoFilesTool, GoModuleTool, GoTool } from './tools.ts';
 
 /** Builds the one binary; caches of modules and builds are as throw-away as the scratch folder they lie in. */
 export async function installGo(tool: GoTool, installation: Installation): Promise<void> {
@@ -34,6 +34,39 @@ export async function installGoModule(tool: GoModuleTool, installation: Installa
   for (const name of tool.links) await symlink(tool.binary, join(bin, name));
 }
 
+/** Keeps the files and nothing else of their modules. */
+export async function installGoFiles(tool: GoFilesTool, installation: Installation): Promise<void> {
+  const { result, scratch } = installation;
+  const [bin, share] = [join(result, 'bin'), join(result, 'share')];
+  for (const folder of [bin, share]) await mkdir(folder, { recursive: true });
+  const modules = new Set(Object.values(tool.files).map(moduleText));
+  await runGo(
+    ['mod', 'download', ...modules],
+    { cwd: scratch, variables: { GOFLAGS: '-mod=mod -modcacherw' } },
+    tool,
+    installation,
+  );
+  for (const [name, file] of Object.entries(tool.files)) {
+    await copyFile(join(moduleCache(installation), moduleText(file), file.path), join(share, name));
+  }
+  await writeFile(join(bin, tool.binary), printer(tool), { mode: 0o755 });
+}
+
+/** As `go mod download` takes it, and as its cache calls the folder (of a path without capitals). */
+const moduleText = ({ module, version }: GoFile): string => `${module}@v${version}`;
+
+const printer = ({ binary, version }: GoFilesTool): string => `#!/bin/sh
+if [ "$1" = --version ]; then echo "${binary} ${version}"; else exec cat "\${0%/*}/../share/$1"; fi
+`;
+
+/** Changes with every file that it has, and with its program. */
+export function filesHash(tool: GoFilesTool): string {
+  return createHash('sha256')
+    .update(JSON.stringify([tool.files, printer(tool)]))
+    .digest('hex')
+    .slice(0, 12);
+}
+
 /** Changes with every byte that the program is built from. */
 export function sourceHash(tool: GoModuleTool): string {
   const hash = createHash('sha256');
@@ -49,16 +82,19 @@ function sourceFolder(tool: GoModuleTool): string {
   return join(import.meta.dirname, tool.module);
 }
 
+const moduleCache = ({ scratch }: Installation): string => join(scratch, 'modules');
+
 async function runGo(
   args: readonly string[],
   { cwd, variables }: { cwd: string; variables: Readonly<Record<string, string>> },
-  tool: GoTool | GoModuleTool,
-  { scratch, env, signal }: Installation,
+  tool: GoTool | GoModuleTool | GoFilesTool,
+  installation: Installation,
 ): Promise<void> {
+  const { scratch, env, signal } = installation;
   const go = findOnPath('go', env);
   if (go === undefined) {
     throw new NotPossible(
-      `it is built with Go, and there is no "go" on PATH`,
+      `it is ${tool.kind === 'go-files' ? 'downloaded' : 'built'} with Go, and there is no "go" on PATH`,
       `install Go, or put a ${tool.binary} of ${tool.accepted.atLeast} or later on PATH`,
     );
   }
@@ -75,7 +111,7 @@ async function runGo(
       GOWORK: 'off',
       // Modules are unpacked read-only unless GOFLAGS has -modcacherw, and could not be deleted afterwards.
       GOCACHE: join(scratch, 'build'),
-      GOMODCACHE: join(scratch, 'modules'),
+      GOMODCACHE: moduleCache(installation),
       GOTMPDIR: temporary,
       // Set for cross-compiling, they would give a binary that does not run here.
       GOOS: undefined,

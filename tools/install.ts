@@ -6,7 +6,7 @@ import { parseArgs } from 'node:util';
 import { CommandError, allOnPath, run } from './command.ts';
 import type { Environment } from './command.ts';
 import { debianFolders, installDebian } from './debian.ts';
-import { installGo, installGoModule, sourceHash } from './go.ts';
+import { filesHash, installGo, installGoFiles, installGoModule, sourceHash } from './go.ts';
 import { InstallError } from './install-error.ts';
 import type { Installation } from './installation.ts';
 import { withLock } from './lock.ts';
@@ -75,6 +75,7 @@ export function cacheFolder(env: Environment = process.env): string {
 /** What we build from our own source is told apart by that too: a change of it makes another program. */
 function cacheKey(tool: Tool): string {
   if (tool.kind === 'go-module') return `${tool.version}-${sourceHash(tool)}`;
+  if (tool.kind === 'go-files') return `${tool.version}-${filesHash(tool)}`;
   if (tool.kind === 'ros') return `${tool.version}-${rosSourceHash(tool)}`;
   return tool.version;
 }
@@ -173,6 +174,7 @@ async function installIntoCache(
   const { result, env, signal } = installation;
   if (tool.kind === 'go') await installGo(tool, installation);
   else if (tool.kind === 'go-module') await installGoModule(tool, installation);
+  else if (tool.kind === 'go-files') await installGoFiles(tool, installation);
   else if (tool.kind === 'ros') await installRos(tool, installation);
   else await installPypi(tool, installation);
   // A program that does not even start must not get into the cache, where it would be found for ever.
@@ -183,6 +185,7 @@ async function installIntoCache(
 const deeds: { [K in Tool['kind']]: string } = {
   go: 'building it with Go',
   'go-module': 'building it with Go',
+  'go-files': 'downloading its Go modules',
   pypi: 'installing it from PyPI into a virtual environment',
   debian: 'installing its Debian package',
   ros: 'installing its wheels and building rclnodejs',
@@ -261,7 +264,7 @@ async function installAll(names: readonly ToolName[], signal: AbortSignal): Prom
       }
     }
   };
-  const builtWithGo = (name: ToolName): boolean => ['go', 'go-module'].includes(tools[name].kind);
+  const builtWithGo = (name: ToolName): boolean => ['go', 'go-module', 'go-files'].includes(tools[name].kind);
   await Promise.all([
     inOrder(names.filter(builtWithGo)),
     inOrder(names.filter((name) => !builtWithGo(name))),

@@ -32,6 +32,19 @@ export interface GoModuleTool extends Described {
   readonly links: readonly string[];
 }
 
+/** Files out of Go modules, as they are; each version is a whole pin, as of a GoTool. Its program prints one by its name. */
+export interface GoFilesTool extends Described {
+  readonly kind: 'go-files';
+  /** By name: `path` in a module. */
+  readonly files: Readonly<Record<string, GoFile>>;
+}
+
+export interface GoFile {
+  readonly module: string;
+  readonly version: string;
+  readonly path: string;
+}
+
 /** Every file pip may download is pinned by hash in `requirements`, a file beside this one. */
 export interface PypiTool extends Described {
   readonly kind: 'pypi';
@@ -63,7 +76,7 @@ export interface RosTool extends Described {
   readonly interfaces: readonly string[];
 }
 
-export type Tool = GoTool | GoModuleTool | PypiTool | DebianTool | RosTool;
+export type Tool = GoTool | GoModuleTool | GoFilesTool | PypiTool | DebianTool | RosTool;
 
 const mosquitto = {
   version: '2.0.11',
@@ -192,6 +205,40 @@ export const tools = {
     binary: 'kwok',
     usualSeconds: 150,
     accepted: { versionArguments: ['--version'], pattern: /v(\d+\.\d+\.\d+)/, atLeast: '0.7.0' },
+  },
+  definitions: {
+    version: '1.0.0',
+    kind: 'go-files',
+    files: {
+      'scaledobjects.keda.sh': {
+        module: 'github.com/kedacore/keda/v2',
+        version: '2.21.0',
+        path: 'config/crd/bases/keda.sh_scaledobjects.yaml',
+      },
+      'httproutes.gateway.networking.k8s.io': {
+        module: 'sigs.k8s.io/gateway-api',
+        version: '1.6.3',
+        path: 'config/crd/standard/gateway.networking.k8s.io_httproutes.yaml',
+      },
+      'podmonitors.monitoring.coreos.com': {
+        module: 'github.com/prometheus-operator/prometheus-operator',
+        version: '0.85.0',
+        path: 'example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml',
+      },
+      'prometheusrules.monitoring.coreos.com': {
+        module: 'github.com/prometheus-operator/prometheus-operator',
+        version: '0.85.0',
+        path: 'example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml',
+      },
+    },
+    purpose: 'what KEDA, Gateway API and the Prometheus operator say of their kinds; tests',
+    binary: 'atoll-definitions',
+    usualSeconds: 10,
+    accepted: {
+      versionArguments: ['--version'],
+      pattern: /atoll-definitions (\d+\.\d+\.\d+)/,
+      atLeast: '1.0.0',
+    },
   },
   'kubernetes-validate': {
     version: '1.37.0',

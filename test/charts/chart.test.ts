@@ -16,6 +16,7 @@ import {
 } from '../../controller/rights.ts';
 import { readGatewayConfig } from '../../gateway/config.ts';
 import { chart, manifest } from '../../charts/manifest.ts';
+import { installDefinitions } from '../support/definitions.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { startKubernetes } from '../support/kubernetes.ts';
 import type { Kubernetes } from '../support/kubernetes.ts';
@@ -333,7 +334,7 @@ describe.skipIf(await missing('helm'))('the chart', () => {
   });
 });
 
-describe.skipIf(await missing('helm', 'kubernetes', 'openssl'))('on a cluster', () => {
+describe.skipIf(await missing('helm', 'kubernetes', 'openssl', 'definitions'))('on a cluster', () => {
   let cluster: Kubernetes;
   beforeAll(async () => {
     cluster = await startKubernetes({ controllers: true, users: { ada: ['developers'] } });
@@ -360,16 +361,23 @@ describe.skipIf(await missing('helm', 'kubernetes', 'openssl'))('on a cluster', 
       ...['label', 'namespace', 'atoll-system', 'pod-security.kubernetes.io/enforce=restricted'],
       ...['pod-security.kubernetes.io/warn=restricted'],
     ]);
-    // Of other projects: their definitions are not here.
-    const foreign = /^(monitoring\.coreos\.com|gateway\.networking\.k8s\.io)\//;
+    await installDefinitions(cluster, [
+      'httproutes.gateway.networking.k8s.io',
+      'podmonitors.monitoring.coreos.com',
+      'prometheusrules.monitoring.coreos.com',
+    ]);
     for (const values of [{}, everything]) {
-      const objects = objectsOf(await render(values)).filter(({ apiVersion }) => !foreign.test(apiVersion));
+      const objects = objectsOf(await render(values));
       const text = objects.map((object) => JSON.stringify(object)).join('\n---\n');
       const said = await cluster.kubectl(
         ['apply', '--server-side', '--dry-run=server', '--validate=strict', '-f', '-'],
         text,
       );
       expect(said.trim().split('\n')).toHaveLength(objects.length);
+      if (values === everything) {
+        for (const one of ['ingress.networking.k8s.io', 'httproute.gateway', 'podmonitor', 'prometheusrule'])
+          expect(said).toContain(one);
+      }
       expect(said).not.toContain('would violate');
       for (const object of objects.filter(({ kind }) => /Deployment|StatefulSet/.test(kind))) {
         const { template, volumeClaimTemplates = [] } = object.spec as {

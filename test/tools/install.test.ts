@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { chmod, mkdir, readFile, readdir, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { InstallError, findTool, toolPath, tools } from '../../tools/install.ts';
 import type { ToolName } from '../../tools/install.ts';
@@ -105,6 +105,24 @@ describe('an installation', () => {
     expect(folder).toBe(source);
     expect(args).toContain('-X k8s.io/component-base/version.gitVersion=v1.37.2');
     expect(await run(join(path, '../kubectl'), machine)).toBe('kubectl --version\n');
+    await expectNothingHalf(machine);
+  });
+
+  test('of files out of modules keeps those and a program that prints them', async () => {
+    const machine = await emptyMachine();
+    const { files, binary } = tools.definitions;
+    const lines = Object.values(files).map(({ module, version, path }) => {
+      const file = `$GOMODCACHE/${module}@v${version}/${path}`;
+      return `mkdir -p "${dirname(file)}"; echo "${path}" > "${file}"`;
+    });
+    await program(join(machine.bin, 'go'), 'echo "$@" > "$SEEN"', ...lines);
+    const path = await toolPath('definitions', machine);
+    expect(path).toMatch(/\/definitions\/1\.0\.0-[0-9a-f]{12}\/bin\/atoll-definitions$/);
+    expect(await readFile(machine.env.SEEN, 'utf8')).toMatch(/^mod download (\S+@v\d+\.\d+\.\d+ ?){3}$/m);
+    expect(await run(path, machine)).toBe(`${binary} 1.0.0\n`);
+    for (const [name, file] of Object.entries(files)) {
+      expect(await readFile(join(path, '../../share', name), 'utf8')).toBe(`${file.path}\n`);
+    }
     await expectNothingHalf(machine);
   });
 

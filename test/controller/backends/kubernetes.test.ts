@@ -9,6 +9,7 @@ import { keyText, type Key } from '../../../controller/stores/store.ts';
 import { openLog } from '../../../runtime/log.ts';
 import { untilObserved } from '../../contracts/backend.ts';
 import { closeLater } from '../../support/closing.ts';
+import { installDefinitions } from '../../support/definitions.ts';
 import { startKubernetes, type Kubernetes } from '../../support/kubernetes.ts';
 import { missing } from '../../support/requirement.ts';
 import { installFunctionKind } from '../../support/function-kind.ts';
@@ -296,6 +297,14 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('objects in a cluster wi
     await expect.poll(() => one.field(deployment, '{.metadata.uid}').catch(() => uid)).not.toBe(uid);
     await expect.poll(() => one.kubectl('get', 'service', '-o', 'name')).toContain(`fn-${one.key.name}`);
 
+    const config = await one.kubectl('get', 'configmap', '-o', 'name', '-l', 'atoll.dev/function');
+    const configName = config.trim();
+    const configUid = await one.field(configName, '{.metadata.uid}');
+    await one.kubectl('delete', configName);
+    await expect
+      .poll(() => one.field(configName, '{.metadata.uid}').catch(() => configUid))
+      .not.toBe(configUid);
+
     await one.kubectl('annotate', deployment, 'theirs=stays');
     await one.kubectl('label', deployment, 'app.kubernetes.io/name=other', '--overwrite');
     await expect
@@ -303,7 +312,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('objects in a cluster wi
       .toBe(one.key.name);
     expect(await one.field(deployment, '{.metadata.annotations.theirs}')).toBe('stays');
     stop();
-  });
+  }, 120_000);
 
   test('what is no longer wanted goes: budget, autoscaler, and the Deployment for a DaemonSet', async () => {
     const one = await scene();
@@ -322,6 +331,45 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('objects in a cluster wi
     await one.backend.ensure(await one.wants({}, { generation: 5 }));
     await expect.poll(kindsNow).toEqual(['Deployment']);
   });
+
+  test('both ScaledObjects are stored as they were made by KEDA’s own definition, put right when they are edited, and go', async () => {
+    const kubernetes = await cluster();
+    await installDefinitions(kubernetes, ['scaledobjects.keda.sh']);
+    const withKeda = {
+      nats: { url: 'nats://nats.atoll:4222' },
+      keda: { natsMonitoring: 'nats.atoll:8222', prometheus: 'http://prometheus.monitoring:9090' },
+    };
+    const one = await scene({ settings: withKeda });
+    const object = `scaledobject/fn-${one.key.name}`;
+    const stored = async (): Promise<object> =>
+      JSON.parse(await one.field(object, '{.spec}').catch(() => '{}')) as object;
+    const triggers = [{ name: 'orders', jetstream: { stream: 'ORDERS' } }];
+    let generation = 0;
+    for (const target of [{ targetLag: 20 }, { targetInFlight: 8 }]) {
+      const scaling = { minReplicas: 0, maxReplicas: 9, ...target };
+      const workload = await one.wants({ scaling, triggers }, { generation: ++generation });
+      await one.backend.ensure(workload);
+      const manifests = manifestsOf(workload, { ...settings, ...withKeda });
+      if ('problem' in manifests) throw new Error(manifests.problem.message);
+      const made = manifests.objects.find(({ kind }) => kind === 'ScaledObject')!;
+      expect(await stored()).toEqual(made['spec']);
+      const strictly = await kubernetes.request(
+        'POST',
+        `/apis/keda.sh/v1alpha1/namespaces/${one.namespace}/scaledobjects?dryRun=All&fieldValidation=Strict`,
+        { body: { ...made, metadata: { name: 'tried' } } },
+      );
+      expect(strictly, JSON.stringify(strictly.body)).toMatchObject({ status: 201 });
+
+      const stop = keep(one.backend, workload);
+      await one.kubectl('patch', object, '--type=merge', '-p', '{"spec":{"maxReplicaCount":50}}');
+      await expect.poll(stored).toMatchObject({ maxReplicaCount: 9 });
+      await one.kubectl('delete', object);
+      await expect.poll(stored).toEqual(made['spec']);
+      stop();
+    }
+    await one.backend.ensure(await one.wants({}, { generation: ++generation }));
+    await expect.poll(() => one.kubectl('get', 'scaledobjects', '-o', 'name')).toBe('');
+  }, 120_000);
 
   test('replicas are the autoscaler’s as soon as there is one, and stay what they are at that moment', async () => {
     const one = await scene();
