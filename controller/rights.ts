@@ -1,6 +1,7 @@
 /**
  * What a controller must be allowed to do in a cluster, and nothing else: the rules of its Roles, as RBAC has them.
- * docs/reference/controller.md prints them; test/controller/main.test.ts runs replicas that have no other rights.
+ * docs/reference/controller.md prints them; test/controller/main.test.ts runs replicas that have no other rights, and
+ * use each of them.
  */
 
 export interface Rule {
@@ -20,7 +21,7 @@ export const functionRights: readonly Rule[] = [
   {
     apiGroups: ['atoll.dev'],
     resources: ['functions'],
-    verbs: ['get', 'list', 'watch'],
+    verbs: ['list', 'watch'],
     why: 'what is declared',
   },
   { apiGroups: ['atoll.dev'], resources: ['functions/status'], verbs: ['patch'], why: 'what came of it' },
@@ -46,7 +47,7 @@ export const functionRights: readonly Rule[] = [
   {
     apiGroups: ['apps'],
     resources: ['replicasets'],
-    verbs: ['get', 'list', 'watch'],
+    verbs: ['list', 'watch'],
     why: 'why pods are not made',
   },
   { apiGroups: ['policy'], resources: ['poddisruptionbudgets'], verbs: kept, why: 'drains of nodes' },
@@ -63,7 +64,7 @@ export const functionRights: readonly Rule[] = [
     verbs: kept,
     why: 'scaling by lag or in-flight; only with KEDA',
   },
-  { apiGroups: [''], resources: ['pods'], verbs: ['get', 'list', 'watch'], why: 'how it goes' },
+  { apiGroups: [''], resources: ['pods'], verbs: ['list', 'watch'], why: 'how it goes' },
 ];
 
 /** There too, with `nats.operatorFile`. It may write Secrets and read none. */

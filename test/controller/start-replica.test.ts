@@ -107,6 +107,17 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('a controller in a clust
     await kubernetes.kubectl(['wait', 'functions/hello', '--for=condition=Ready', '--timeout=25s']);
     const first = await untilReady(1);
     expect(first.status?.history).toHaveLength(1);
+    await kubernetes.kubectl(['wait', 'fn/hello', '--for=condition=Available', '--timeout=25s']);
+    const [head = '', row = ''] = (await kubernetes.kubectl(['get', 'fn'])).split('\n');
+    expect(head.trim().split(/\s+/)).toEqual(['NAME', 'READY', 'REPLICAS', 'TRIGGERS', 'PACKAGE', 'AGE']);
+    expect(row).toMatch(/^hello +True +1 /);
+    const wide = (await kubernetes.kubectl(['get', 'functions', '-o', 'wide'])).split('\n')[0] ?? '';
+    expect(wide.trim().split(/\s+/).length).toBeGreaterThan(6);
+    const explained = await kubernetes.kubectl(['explain', 'function.spec.triggers']);
+    expect(explained).toMatch(/KIND: +Function/);
+    for (const kind of ['http', 'jetstream', 'mqtt', 'nats', 'ros', 'schedule']) {
+      expect(explained).toMatch(new RegExp(`^ +${kind}\\t<Object>\\n +\\S`, 'm'));
+    }
     await merge({ spec: { package: { inline: 'exports.handler = () => 2' } } });
     const second = await untilReady(2);
     expect(second.status?.history?.map(({ packageSha256 }) => packageSha256)).toEqual([
@@ -142,9 +153,10 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('a controller in a clust
       type: 'Normal',
       action: 'Ready=True',
     });
-    expect(await kubernetes.kubectl(['describe', 'functions', 'hello'])).toContain(
-      'Runtime.UserCodeSyntaxError',
-    );
+    const described = await kubernetes.kubectl(['describe', 'functions', 'hello']);
+    const [, told = ''] = described.split(/^Events:/m);
+    expect(told).toMatch(/^ +Warning +Runtime\.UserCodeSyntaxError .*atoll\.dev\/controller +\S/m);
+    expect(told).toMatch(/^ +Normal +Ready /m);
 
     const reconciled = await metric(
       replica,
