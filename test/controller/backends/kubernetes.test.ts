@@ -367,7 +367,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('objects in a cluster wi
       await expect.poll(stored).toEqual(made['spec']);
       stop();
     }
-    await one.backend.ensure(await one.wants({}, { generation: ++generation }));
+    await one.backend.ensure(await one.wants({}, { generation: generation + 1 }));
     await expect.poll(() => one.kubectl('get', 'scaledobjects', '-o', 'name')).toBe('');
   }, 120_000);
 
