@@ -29,6 +29,7 @@ function advice(tool: Tool): string {
   switch (tool.kind) {
     case 'go':
     case 'go-module':
+    case 'go-files':
       return `see that Go reaches its module proxy ("go env GOPROXY") and is new enough for this version, ${or}`;
     case 'pypi':
       return `see that pip reaches its index ("python3 -m pip config list"), ${or}`;
