@@ -1,3 +1,5 @@
+import { presentTest } from './present-test.ts';
+
 /**
  * Everything a test starts is registered here at once with what ends it, so that tests need no `finally`.
  * Started inside a test it ends with that test, started elsewhere (in a hook, at the top of a file) with the file:
@@ -10,16 +12,13 @@ const vitest = process.env['VITEST'] === undefined ? undefined : await import('v
 
 const ofThisFile = new Set<() => Promise<void>>();
 /** A server is given five seconds to end by itself; a test file may have started several. */
-const closingMs = 30_000;
+const closingMs = 60_000;
 
 vitest?.afterAll(async () => {
   for (const close of [...ofThisFile].reverse()) await close();
 }, closingMs);
 
-/**
- * Registers `close` and gives it back in a form that does its work only once, however often it is called.
- * Tests that run concurrently hand in their own context's `onTestFinished`: vitest cannot tell them apart.
- */
+/** Registers `close` and gives it back in a form that does its work only once, however often it is called. */
 export function closeLater(close: () => Promise<void>, closing?: Closing): () => Promise<void> {
   let closed: Promise<void> | undefined;
   const once = (): Promise<void> => {
@@ -29,13 +28,13 @@ export function closeLater(close: () => Promise<void>, closing?: Closing): () =>
   };
   ofThisFile.add(once);
   if (closing !== undefined) closing(once);
-  else if (vitest?.TestRunner.getCurrentTest() !== undefined) registerWithTest(once);
+  else registerWithTest(once);
   return once;
 }
 
 function registerWithTest(close: () => Promise<void>): void {
   try {
-    vitest?.onTestFinished(close, closingMs);
+    presentTest()?.onTestFinished(close, closingMs);
   } catch {
     // vitest refuses this inside beforeEach and afterEach: then it ends with the file.
   }

@@ -1,5 +1,6 @@
 import { findTool } from '../../tools/install.ts';
 import type { ToolName } from '../../tools/install.ts';
+import { presentTest } from './present-test.ts';
 
 /**
  * The program's path. Tests install nothing on the way: a build of minutes would only look like a test that hangs.
@@ -10,8 +11,7 @@ export async function requireTool(name: ToolName): Promise<string> {
   const path = await findTool(name, { log: () => {} });
   if (path !== undefined) return path;
   const reason = reasonFor([name]);
-  const test = inCI() ? undefined : await currentTest();
-  test?.context.skip(reason);
+  if (!inCI()) presentTest()?.skip(reason);
   throw new Error(reason);
 }
 
@@ -32,10 +32,4 @@ function reasonFor(names: readonly ToolName[]): string {
 
 function inCI(): boolean {
   return process.env['CI'] === 'true';
-}
-
-async function currentTest() {
-  if (process.env['VITEST'] === undefined) return undefined;
-  const { TestRunner } = await import('vitest');
-  return TestRunner.getCurrentTest();
 }
