@@ -4,6 +4,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import { randomInt } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { closeLater, type Closing } from './closing.ts';
 import type { Place } from './place.ts';
 
@@ -45,8 +46,10 @@ export function missingNetwork(): string | undefined {
 }
 
 export function startNetwork(options: { closing?: Closing | undefined } = {}): Network {
-  // Interface names have 15 characters at most.
-  const id = randomInt(0, 2 ** 13);
+  // Interface names have 15 characters at most, so few that a test beside this one may have the same.
+  let id: number;
+  do id = randomInt(0, 2 ** 13);
+  while (existsSync(`/sys/class/net/at${id}o0`));
   const name = `atoll-${process.pid}-${id}`;
   ip('netns', 'add', name);
   // With the namespace go the interfaces in it, and with them their other ends.

@@ -3,6 +3,12 @@ import { createServer } from 'node:net';
 /** Below the range that the kernel takes for outgoing connections, so that a stopped server's port stays its own. */
 const lowest = 15_000;
 const highest = 29_999;
+/**
+ * Files that run at the same time have ports of their own: none gets that of a server of another that is stopped for a
+ * while.
+ */
+const shares = 4;
+const share = (Number(process.env['VITEST_POOL_ID'] ?? 1) - 1) % shares;
 const handedOut = new Set<number>();
 
 /**
@@ -11,7 +17,7 @@ const handedOut = new Set<number>();
  */
 export async function freePort(): Promise<number> {
   for (;;) {
-    const port = lowest + Math.floor(Math.random() * (highest - lowest + 1));
+    const port = lowest + share + shares * Math.floor((Math.random() * (highest - lowest + 1)) / shares);
     if (handedOut.has(port) || !(await isFree(port))) continue;
     handedOut.add(port);
     return port;
