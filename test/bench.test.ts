@@ -25,7 +25,8 @@ beforeAll(async () => {
   results = await temporaryFolder();
 });
 
-test.for(benchmarks)(
+// Their figures do not count here, so several run at the same time.
+test.concurrent.for(benchmarks)(
   'the benchmark %s runs and gives a figure for everything it compares',
   { timeout: timeoutMs },
   async (name, { skip, onTestFinished }) => {

@@ -18,7 +18,7 @@ import {
   type Site,
 } from './site.ts';
 
-vi.setConfig({ testTimeout: 120_000 });
+vi.setConfig({ testTimeout: 180_000 });
 
 interface Recorded {
   kind: string;
@@ -45,57 +45,6 @@ const recorder = (
       record({ kind, subject, retain, qos, event });
       return { ok: true };
     };`,
-});
-
-test('a NATS server of others that is away at the start and later: said in the status, and recovered from', async () => {
-  const server = await startNats();
-  const admin = await server.connect({ maxReconnectAttempts: -1, reconnectTimeWait: 100 });
-  await (await jetstreamManager(admin)).streams.add({ name: 'E2E', subjects: ['e2e.stream'] });
-  await server.stop();
-  const journal = await openJournal<Recorded>();
-  const site = await startSite({ args: ['--nats', server.url] });
-  await site.deploy(
-    recorder(journal, [
-      { name: 'plain', nats: { subject: 'e2e.plain' } },
-      { name: 'stream', jetstream: { stream: 'E2E', startAt: 'All' } },
-      { name: 'clock', schedule: { every: '1s' } },
-    ]),
-    '--no-wait',
-  );
-  const told = await describes(site, 'records', /clock .*Unavailable/);
-  for (const trigger of ['plain', 'stream', 'clock']) {
-    expect(told).toMatch(
-      new RegExp(`${trigger} .* False +\\w*(Nats|JetStream)Unavailable .*127\\.0\\.0\\.1`),
-    );
-  }
-  const refused = await site.fetch('/2015-03-31/functions/records/invocations', {
-    method: 'POST',
-    headers: { 'x-amz-invocation-type': 'Event' },
-    body: '{}',
-  });
-  expect(refused.status).toBe(503);
-
-  const kinds = (): Set<string> => new Set(journal.read().map(({ kind }) => kind));
-  await server.restart();
-  await site.ready('records');
-  expect(await admin.request('e2e.plain', '{"n":1}', { timeout: 5_000 })).toBeDefined();
-  await jetstream(admin).publish('e2e.stream', '{"n":2}');
-  await until('all three came', () => kinds().size === 3 || undefined);
-
-  await server.kill();
-  expect(await unready(site, 'records')).toMatchObject({ reason: 'NatsUnavailable' });
-  const before = journal.read().length;
-  await server.restart();
-  await site.ready('records');
-  await jetstream(admin).publish('e2e.stream', '{"n":3}');
-  await until(
-    'events come again',
-    () =>
-      journal
-        .read()
-        .slice(before)
-        .some(({ event }) => event.n === 3) || undefined,
-  );
 });
 
 const account = `
@@ -177,7 +126,63 @@ test("the site's own nats-server cuts off a host that reads nothing: `faas up` s
   await toldAsSlowConsumer(site, admin, /plain .*True.*cut off once as a slow consumer/);
 });
 
-test.each([4, 5] as const)(
+// Those below have servers of their own and mostly wait: they do it at the same time.
+
+test.concurrent(
+  'a NATS server of others that is away at the start and later: said in the status, and recovered from',
+  async () => {
+    const server = await startNats();
+    const admin = await server.connect({ maxReconnectAttempts: -1, reconnectTimeWait: 100 });
+    await (await jetstreamManager(admin)).streams.add({ name: 'E2E', subjects: ['e2e.stream'] });
+    await server.stop();
+    const journal = await openJournal<Recorded>();
+    const site = await startSite({ args: ['--nats', server.url] });
+    await site.deploy(
+      recorder(journal, [
+        { name: 'plain', nats: { subject: 'e2e.plain' } },
+        { name: 'stream', jetstream: { stream: 'E2E', startAt: 'All' } },
+        { name: 'clock', schedule: { every: '1s' } },
+      ]),
+      '--no-wait',
+    );
+    const told = await describes(site, 'records', /clock .*Unavailable/);
+    for (const trigger of ['plain', 'stream', 'clock']) {
+      expect(told).toMatch(
+        new RegExp(`${trigger} .* False +\\w*(Nats|JetStream)Unavailable .*127\\.0\\.0\\.1`),
+      );
+    }
+    const refused = await site.fetch('/2015-03-31/functions/records/invocations', {
+      method: 'POST',
+      headers: { 'x-amz-invocation-type': 'Event' },
+      body: '{}',
+    });
+    expect(refused.status).toBe(503);
+
+    const kinds = (): Set<string> => new Set(journal.read().map(({ kind }) => kind));
+    await server.restart();
+    await site.ready('records');
+    expect(await admin.request('e2e.plain', '{"n":1}', { timeout: 20_000 })).toBeDefined();
+    await jetstream(admin).publish('e2e.stream', '{"n":2}');
+    await until('all three came', () => kinds().size === 3 || undefined);
+
+    await server.kill();
+    expect(await unready(site, 'records')).toMatchObject({ reason: 'NatsUnavailable' });
+    const before = journal.read().length;
+    await server.restart();
+    await site.ready('records');
+    await jetstream(admin).publish('e2e.stream', '{"n":3}');
+    await until(
+      'events come again',
+      () =>
+        journal
+          .read()
+          .slice(before)
+          .some(({ event }) => event.n === 3) || undefined,
+    );
+  },
+);
+
+test.concurrent.each([4, 5] as const)(
   'mosquitto, MQTT version %i: topic, retained flag and wildcards arrive; away is said, and recovered from',
   async (version) => {
     const broker = await startMosquitto();

@@ -7,7 +7,7 @@ import { temporaryFolder } from '../support/folder.ts';
 import { faasFile } from '../cli/run.ts';
 import { emptySite, startSite, unready, until, type Site } from './site.ts';
 
-vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 120_000 });
 
 const run = promisify(execFile);
 const isRoot = process.getuid?.() === 0;
@@ -33,7 +33,7 @@ beforeAll(async () => {
   before = site.dir;
 });
 
-/** A copy of it, which nothing runs in yet. */
+/** A copy of it for each test, which nothing runs in yet: several work at the same time. */
 async function copy(): Promise<Site> {
   const site = await emptySite();
   await cp(before, site.dir, { recursive: true });
@@ -64,7 +64,7 @@ async function only(folder: string, matching: RegExp): Promise<string> {
   return join(folder, name);
 }
 
-test.each(soak ? damages : damages.slice(1, 3))(
+test.concurrent.each(soak ? damages : damages.slice(1, 3))(
   'files that can be found out anew may be %s: the site starts, and all of its functions answer',
   async (_, damage) => {
     const site = await copy();
@@ -118,7 +118,7 @@ test.each(soak ? damages : damages.slice(1, 3))(
   },
 );
 
-test.each(soak ? damages : damages.slice(0, 1))(
+test.concurrent.each(soak ? damages : damages.slice(0, 1))(
   'files that only their owner can restore may be %s: the site starts, and says which file and what to do',
   async (what, damage) => {
     const site = await copy();
@@ -164,23 +164,26 @@ test.each(soak ? damages : damages.slice(0, 1))(
   },
 );
 
-test('a secret that a power cut emptied is told as its file, not handed on as an empty value', async () => {
-  const site = await copy();
-  const file = join(site.dir, 'secrets', 'default', 'door', 'code');
-  await writeFile(file, '');
-  await site.start();
-  const told = await until('it is told', async () => {
-    const found = await unready(site, 'secret');
-    return found.reason === 'SecretNotFound' ? found : undefined;
-  });
-  expect(told.message).toMatch(/door\/code is empty: write the value into that file/);
-  await writeFile(file, 'sesame');
-  await site.ready('secret');
-  expect(await site.invoke('secret')).toBe('sesame');
-  await site.stop();
-});
+test.concurrent(
+  'a secret that a power cut emptied is told as its file, not handed on as an empty value',
+  async () => {
+    const site = await copy();
+    const file = join(site.dir, 'secrets', 'default', 'door', 'code');
+    await writeFile(file, '');
+    await site.start();
+    const told = await until('it is told', async () => {
+      const found = await unready(site, 'secret');
+      return found.reason === 'SecretNotFound' ? found : undefined;
+    });
+    expect(told.message).toMatch(/door\/code is empty: write the value into that file/);
+    await writeFile(file, 'sesame');
+    await site.ready('secret');
+    expect(await site.invoke('secret')).toBe('sesame');
+    await site.stop();
+  },
+);
 
-test.each([
+test.concurrent.each([
   ['keys', ['--host', '0.0.0.0', '--keys', 'keys'], /keys, line 1: not a JSON object/, '{"id":"o'],
   ['version', [], /layout version "x1".*write 1 into .*version/, 'x1'],
   [
@@ -202,9 +205,9 @@ test.each([
   },
 );
 
-test.skipIf(!isRoot)(
-  'a folder on a read-only file system is refused by faas up, and can be read',
-  async () => {
+test
+  .skipIf(!isRoot)
+  .concurrent('a folder on a read-only file system is refused by faas up, and can be read', async () => {
     const dir = before;
     // A mount namespace of its own: nothing of it is left when the shell ends.
     const inside = async (...args: string[]): Promise<{ code: number; stderr: string; stdout: string }> => {
@@ -224,12 +227,11 @@ test.skipIf(!isRoot)(
     expect(list.stderr + list.stdout).toMatch(/plain[^]*secret/);
     const doctor = await inside('doctor', '--site', dir);
     expect(doctor.stdout).toMatch(/✗ folder +.*read-only \(EROFS\)/);
-  },
-);
+  });
 
-test.skipIf(!isRoot)(
-  'the folder of another user is refused by each command, which says whose it is',
-  async () => {
+test
+  .skipIf(!isRoot)
+  .concurrent('the folder of another user is refused by each command, which says whose it is', async () => {
     const { dir } = await copy();
     const folder = await temporaryFolder();
     await run('chmod', ['755', folder, join(dir, '..')]);
@@ -258,98 +260,102 @@ test.skipIf(!isRoot)(
     }
     const doctor = await as('doctor', '--site', dir);
     expect(doctor.stdout).toMatch(/✗ folder +.*belongs to uid 0, this is uid 65534/);
-  },
-);
+  });
 
-test.skipIf(!isRoot)('on a full disk faas up ends and says so; doctor tells how much is left', async () => {
-  const folder = await temporaryFolder();
-  const script = `mount -t tmpfs -o size=64k tmpfs "$0" && head -c 1M /dev/zero > "$0/fill" 2>/dev/null
+test
+  .skipIf(!isRoot)
+  .concurrent('on a full disk faas up ends and says so; doctor tells how much is left', async () => {
+    const folder = await temporaryFolder();
+    const script = `mount -t tmpfs -o size=64k tmpfs "$0" && head -c 1M /dev/zero > "$0/fill" 2>/dev/null
     "$1" "$2" up --dir "$0/.atoll"; echo "code $?" >&2
     rm "$0/fill"; mkdir -p "$0/.atoll"; echo 1 > "$0/.atoll/version"; "$1" "$2" doctor --site "$0/.atoll"; exit 0`;
-  const { stdout, stderr } = await run('unshare', [
-    '-m',
-    'sh',
-    '-c',
-    script,
-    folder,
-    process.execPath,
-    faasFile,
-  ]);
-  expect(stderr).toMatch(/the disk is full \(ENOSPC\)\nMake room[^]*code 3/);
-  expect(stdout).toMatch(/✗ disk +.* KiB of 64 KiB are free/);
-});
-
-test('what a site is told in secret stands in no file of it but those for secrets, in no status and no log', async () => {
-  const secrets = {
-    function: 'fn-s3cr3t-4711',
-    mqtt: 'mqtt-s3cr3t-4712',
-    s3: 's3-s3cr3t-4713',
-    key: 'key-s3cr3t-4714-long',
-  };
-  const site = await emptySite();
-  await mkdir(join(site.dir, 'secrets', 'default', 'door'), { recursive: true, mode: 0o700 });
-  await writeFile(join(site.dir, 'secrets', 'default', 'door', 'code'), secrets.function, { mode: 0o600 });
-  await writeFile(join(site.dir, 'keys'), `{"id":"ops","secret":"${secrets.key}"}\n`, { mode: 0o600 });
-  await site.start({
-    args: [
-      ...['--host', '0.0.0.0', '--keys', join(site.dir, 'keys')],
-      ...['--mqtt', `mqtt://m:${secrets.mqtt}@127.0.0.1:1`, '--s3', 'http://127.0.0.1:1/bucket'],
-    ],
-    env: { AWS_ACCESS_KEY_ID: 'id', AWS_SECRET_ACCESS_KEY: secrets.s3 },
+    const { stdout, stderr } = await run('unshare', [
+      '-m',
+      'sh',
+      '-c',
+      script,
+      folder,
+      process.execPath,
+      faasFile,
+    ]);
+    expect(stderr).toMatch(/the disk is full \(ENOSPC\)\nMake room[^]*code 3/);
+    expect(stdout).toMatch(/✗ disk +.* KiB of 64 KiB are free/);
   });
-  // Used: by a handler that answers with it in part and fails, by triggers that cannot connect, by a refused key.
-  const env = [{ name: 'CODE', valueFrom: { secretKeyRef: { name: 'door', key: 'code' } } }];
-  const code =
-    'export const handler = (event) => { if (event.fail) throw new Error("failed"); return process.env.CODE.length; };';
-  const triggers = [{ name: 'in', mqtt: { topic: 'a' } }];
-  const file = join(site.dir, '..', 'used.json');
-  const spec = {
-    env,
-    triggers,
-    package: { inline: code.replace('export const', 'exports.').replace('exports. ', 'exports.') },
-  };
-  const object = { apiVersion: 'atoll.dev/v1alpha1', kind: 'Function', metadata: { name: 'used' }, spec };
-  await writeFile(file, JSON.stringify(object));
-  await site.faas('apply', '-f', file);
-  await until('it answers', async () => {
-    const { code: ended, stdout } = await site.run(['invoke', 'used', '-d', '{}']);
-    return (ended === 0 && stdout.trim() === String(secrets.function.length)) || undefined;
-  });
-  expect((await site.run(['invoke', 'used', '-d', '{"fail":true}'])).code).toBe(1);
-  await site.run(['invoke', 'used'], { env: { FAAS_KEY: `ops.${secrets.key}x` } });
-  const failed = await site.run(['deploy', await site.write({ name: 'other', code })]);
-  expect(failed.code).toBe(3);
-  const outputs = [site.output(), failed.stderr];
-  for (const args of [
-    ['describe', 'used'],
-    ['get', 'used', '-o', 'yaml'],
-    ['logs', 'used'],
-    ['doctor', '-o', 'json'],
-  ]) {
-    const { stdout, stderr } = await site.run(args);
-    outputs.push(stdout, stderr);
-  }
-  await site.stop();
 
-  const holders: Record<string, string[]> = {};
-  let files = 0;
-  for (const entry of await readdir(site.dir, { recursive: true, withFileTypes: true })) {
-    if (!entry.isFile()) continue;
-    const path = join(entry.parentPath, entry.name);
-    const text = await readFile(path, 'latin1');
-    files += 1;
-    for (const [name, secret] of Object.entries(secrets)) {
-      if (text.includes(secret)) (holders[name] ??= []).push(path.slice(site.dir.length + 1));
+test.concurrent(
+  'what a site is told in secret stands in no file of it but those for secrets, in no status and no log',
+  async () => {
+    const secrets = {
+      function: 'fn-s3cr3t-4711',
+      mqtt: 'mqtt-s3cr3t-4712',
+      s3: 's3-s3cr3t-4713',
+      key: 'key-s3cr3t-4714-long',
+    };
+    const site = await emptySite();
+    await mkdir(join(site.dir, 'secrets', 'default', 'door'), { recursive: true, mode: 0o700 });
+    await writeFile(join(site.dir, 'secrets', 'default', 'door', 'code'), secrets.function, { mode: 0o600 });
+    await writeFile(join(site.dir, 'keys'), `{"id":"ops","secret":"${secrets.key}"}\n`, { mode: 0o600 });
+    await site.start({
+      args: [
+        ...['--host', '0.0.0.0', '--keys', join(site.dir, 'keys')],
+        ...['--mqtt', `mqtt://m:${secrets.mqtt}@127.0.0.1:1`, '--s3', 'http://127.0.0.1:1/bucket'],
+      ],
+      env: { AWS_ACCESS_KEY_ID: 'id', AWS_SECRET_ACCESS_KEY: secrets.s3 },
+    });
+    // Used: by a handler that answers with it in part and fails, by triggers that cannot connect, by a refused key.
+    const env = [{ name: 'CODE', valueFrom: { secretKeyRef: { name: 'door', key: 'code' } } }];
+    const code =
+      'export const handler = (event) => { if (event.fail) throw new Error("failed"); return process.env.CODE.length; };';
+    const triggers = [{ name: 'in', mqtt: { topic: 'a' } }];
+    const file = join(site.dir, '..', 'used.json');
+    const spec = {
+      env,
+      triggers,
+      package: { inline: code.replace('export const', 'exports.').replace('exports. ', 'exports.') },
+    };
+    const object = { apiVersion: 'atoll.dev/v1alpha1', kind: 'Function', metadata: { name: 'used' }, spec };
+    await writeFile(file, JSON.stringify(object));
+    await site.faas('apply', '-f', file);
+    await until('it answers', async () => {
+      const { code: ended, stdout } = await site.run(['invoke', 'used', '-d', '{}']);
+      return (ended === 0 && stdout.trim() === String(secrets.function.length)) || undefined;
+    });
+    expect((await site.run(['invoke', 'used', '-d', '{"fail":true}'])).code).toBe(1);
+    await site.run(['invoke', 'used'], { env: { FAAS_KEY: `ops.${secrets.key}x` } });
+    const failed = await site.run(['deploy', await site.write({ name: 'other', code })]);
+    expect(failed.code).toBe(3);
+    const outputs = [site.output(), failed.stderr];
+    for (const args of [
+      ['describe', 'used'],
+      ['get', 'used', '-o', 'yaml'],
+      ['logs', 'used'],
+      ['doctor', '-o', 'json'],
+    ]) {
+      const { stdout, stderr } = await site.run(args);
+      outputs.push(stdout, stderr);
     }
-  }
-  expect(files).toBeGreaterThan(10);
-  expect(holders).toEqual({
-    function: ['secrets/default/door/code'],
-    key: ['keys'],
-    mqtt: ['mqtt.json'],
-    s3: ['s3.json'],
-  });
-  for (const output of outputs) {
-    for (const secret of Object.values(secrets)) expect(output).not.toContain(secret);
-  }
-});
+    await site.stop();
+
+    const holders: Record<string, string[]> = {};
+    let files = 0;
+    for (const entry of await readdir(site.dir, { recursive: true, withFileTypes: true })) {
+      if (!entry.isFile()) continue;
+      const path = join(entry.parentPath, entry.name);
+      const text = await readFile(path, 'latin1');
+      files += 1;
+      for (const [name, secret] of Object.entries(secrets)) {
+        if (text.includes(secret)) (holders[name] ??= []).push(path.slice(site.dir.length + 1));
+      }
+    }
+    expect(files).toBeGreaterThan(10);
+    expect(holders).toEqual({
+      function: ['secrets/default/door/code'],
+      key: ['keys'],
+      mqtt: ['mqtt.json'],
+      s3: ['s3.json'],
+    });
+    for (const output of outputs) {
+      for (const secret of Object.values(secrets)) expect(output).not.toContain(secret);
+    }
+  },
+);

@@ -190,7 +190,7 @@ describe.skipIf(skipped)('a robot that was taken over', () => {
     // The link that is not shut says when that was long ago.
     await say(link!, crypto.randomUUID(), own[0]!, () => [own[0]!]);
     expect(claimHeard.map((heard) => heard())).toEqual([[], []]);
-  }, 60_000);
+  });
 
   test('hears nothing but its own, whatever it listens to', async () => {
     const text = crypto.randomUUID();
@@ -204,17 +204,22 @@ describe.skipIf(skipped)('a robot that was taken over', () => {
     await say(atRobot2!, text, 'robots.robot2.live.last', () => ['robots.robot2.live.last'], atHome);
     expect(linkHeard()).toEqual([own[0]]);
     expect(claimHeard()).toEqual([]);
-  }, 60_000);
+  });
 
   test("gets no answer of JetStream or the servers, and nobody's stream or claim is changed", async () => {
     const before = await state();
     for (const from of [link!, claim!]) {
-      for (const question of [...questions, ...systemQuestions]) {
-        const answers = await answersOf(from, question);
-        // Its own server answers what is asked of servers; nobody else does, and no stream is told.
-        const others = answers.filter((text) => !text.startsWith(`{"server":{"name":"${server.serverName}"`));
-        expect({ question, others }).toEqual({ question, others: [] });
-      }
+      const told = await Promise.all(
+        [...questions, ...systemQuestions].map(async (question) => {
+          const answers = await answersOf(from, question);
+          // Its own server answers what is asked of servers; nobody else does, and no stream is told.
+          const others = answers.filter(
+            (text) => !text.startsWith(`{"server":{"name":"${server.serverName}"`),
+          );
+          return { question, others };
+        }),
+      );
+      expect(told.filter(({ others }) => others.length > 0)).toEqual([]);
     }
     // Its own claim it may read and write, and it cannot be told to be another's.
     const mine = await claim!.request('$JS.hub.API.DIRECT.GET.KV_ATOLL_ROBOTS.$KV.ATOLL_ROBOTS.robot1', '');
@@ -249,7 +254,7 @@ describe.skipIf(skipped)('a robot that was taken over', () => {
     });
     from.publish(subject, '{}', { reply: inbox });
     await from.flush();
-    await new Promise((done) => setTimeout(done, 100));
+    await new Promise((done) => setTimeout(done, 1_000));
     subscription.unsubscribe();
     return answers;
   }
@@ -323,7 +328,7 @@ describe.skipIf(skipped)('a robot that was taken over', () => {
     const forged = await stored((message) => message.string().startsWith('forged'));
     expect(forged.length).toBeGreaterThanOrEqual(1);
     for (const { subject } of forged) expect(subject).toMatch(/^robots\.robot1\.kept\./);
-  }, 60_000);
+  });
 
   test('a delivery that it makes up itself is taken for its own, at most', async () => {
     const deliver = (await delivery())!;
@@ -354,7 +359,7 @@ describe.skipIf(skipped)('a robot that was taken over', () => {
       10_000,
     );
     expect(made!.subject).toBe('robots.robot1.kept.odom');
-  }, 60_000);
+  });
 
   test('its keys open links and nothing else', async () => {
     for (const seed of [keys.link, keys.claim]) {

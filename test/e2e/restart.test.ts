@@ -13,7 +13,7 @@ import { startVersitygw } from '../support/s3.ts';
 import { openJournal, recordModule } from './journal.ts';
 import { emptySite, living, processNamed, startSite, until, type FunctionSource, type Site } from './site.ts';
 
-vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 120_000 });
 
 const echo: FunctionSource = {
   name: 'echo',
@@ -38,7 +38,7 @@ beforeAll(async () => {
 async function answers(site: Site): Promise<void> {
   await site.ready('echo');
   const nats = await site.nats();
-  const reply = await nats.request('e2e.echo', '{}', { timeout: 5_000 });
+  const reply = await nats.request('e2e.echo', '{}', { timeout: 20_000 });
   expect(reply.json()).toMatchObject({ kind: 'nats' });
   await nats.close();
   const web = await site.fetch('/echo', { method: 'POST', body: '{}' });
@@ -65,34 +65,6 @@ test('a site whose "faas up" was killed starts again, and nothing of the killed 
   expect(living(before)).toEqual([]);
   await answers(site);
 });
-
-test('where the kernel does not end children with their parent, the next start ends what a killed one left', async () => {
-  const site = await emptySite();
-  await site.start({ env: { PATH: await pathWithoutSetpriv(site) } });
-  await site.deploy(echo);
-  // It never looks whether its host is still there.
-  await site.deploy({ name: 'spins', code: 'for (;;);\nexport const handler = 1;' }, '--no-wait');
-  const handlers = () => site.processes().filter(({ commandLine }) => commandLine.includes('invoker/child'));
-  await until('both have a process', () => handlers().length === 2 || undefined);
-  const before = site.processes();
-  expect(before.length).toBeGreaterThanOrEqual(5);
-  await site.kill();
-  await site.start();
-  await until('nothing of it is left', () => living(before).length === 0 || undefined);
-  await answers(site);
-});
-
-/** setpriv is what asks the kernel for it. */
-async function pathWithoutSetpriv(site: Site): Promise<string> {
-  const bin = join(site.work, 'bin');
-  await mkdir(bin, { recursive: true });
-  await symlink(process.execPath, join(bin, 'node'));
-  const folders = (process.env['PATH'] ?? '').split(delimiter);
-  const holding = await Promise.all(
-    folders.map(async (folder) => (await readdir(folder).catch((): string[] => [])).includes('setpriv')),
-  );
-  return [bin, ...folders.filter((_folder, index) => !holding[index])].join(delimiter);
-}
 
 test('the host, a handler process and nats-server are replaced when they are killed', async () => {
   const site = shared;
@@ -129,26 +101,72 @@ test("the ports of the site's own broker were taken in between: it chooses other
   await answers(site);
 });
 
-test('a NATS server that is away at the start: what needs no NATS answers, the rest follows with it', async () => {
-  const nats = await startNats();
-  const site = await startSite({ args: ['--nats', nats.url] });
-  await site.deploy(echo);
-  await site.stop();
-  await nats.stop();
-  await site.start();
-  const web = await until('http answers', async () => {
-    const answer = await site.fetch('/echo', { method: 'POST', body: '{}' });
-    return answer.ok ? answer : undefined;
-  });
-  expect(await web.json()).toMatchObject({ kind: 'http' });
-  expect(await site.invoke('echo')).toMatchObject({ kind: 'invoke' });
-  const { stdout } = await site.faas('describe', 'echo');
-  expect(stdout).toMatch(/ask .*False\s+NatsUnavailable.*127\.0\.0\.1/);
-  await nats.restart();
-  await answers(site);
+test('a second "faas up" in the same folder refuses and names the first', async () => {
+  const site = shared;
+  const second = await site.run(['up', '--dir', site.dir]);
+  expect(second.code).toBe(3);
+  expect(second.stderr).toContain(`process ${site.info.pid}`);
+  expect(second.stderr).toContain(site.info.url);
+  expect(await readFile(join(site.dir, 'site.json'), 'utf8')).toContain(`"pid": ${site.info.pid}`);
 });
 
-test('an S3 that is away at the start: packages come from the cache', async () => {
+// Those below have sites of their own and mostly wait: they do it at the same time.
+
+test.concurrent(
+  'where the kernel does not end children with their parent, the next start ends what a killed one left',
+  async () => {
+    const site = await emptySite();
+    await site.start({ env: { PATH: await pathWithoutSetpriv(site) } });
+    await site.deploy(echo);
+    // It never looks whether its host is still there.
+    await site.deploy({ name: 'spins', code: 'for (;;);\nexport const handler = 1;' }, '--no-wait');
+    const handlers = () =>
+      site.processes().filter(({ commandLine }) => commandLine.includes('invoker/child'));
+    await until('both have a process', () => handlers().length === 2 || undefined);
+    const before = site.processes();
+    expect(before.length).toBeGreaterThanOrEqual(5);
+    await site.kill();
+    await site.start();
+    await until('nothing of it is left', () => living(before).length === 0 || undefined);
+    await answers(site);
+  },
+);
+
+/** setpriv is what asks the kernel for it. */
+async function pathWithoutSetpriv(site: Site): Promise<string> {
+  const bin = join(site.work, 'bin');
+  await mkdir(bin, { recursive: true });
+  await symlink(process.execPath, join(bin, 'node'));
+  const folders = (process.env['PATH'] ?? '').split(delimiter);
+  const holding = await Promise.all(
+    folders.map(async (folder) => (await readdir(folder).catch((): string[] => [])).includes('setpriv')),
+  );
+  return [bin, ...folders.filter((_folder, index) => !holding[index])].join(delimiter);
+}
+
+test.concurrent(
+  'a NATS server that is away at the start: what needs no NATS answers, the rest follows with it',
+  async () => {
+    const nats = await startNats();
+    const site = await startSite({ args: ['--nats', nats.url] });
+    await site.deploy(echo);
+    await site.stop();
+    await nats.stop();
+    await site.start();
+    const web = await until('http answers', async () => {
+      const answer = await site.fetch('/echo', { method: 'POST', body: '{}' });
+      return answer.ok ? answer : undefined;
+    });
+    expect(await web.json()).toMatchObject({ kind: 'http' });
+    expect(await site.invoke('echo')).toMatchObject({ kind: 'invoke' });
+    const { stdout } = await site.faas('describe', 'echo');
+    expect(stdout).toMatch(/ask .*False\s+NatsUnavailable.*127\.0\.0\.1/);
+    await nats.restart();
+    await answers(site);
+  },
+);
+
+test.concurrent('an S3 that is away at the start: packages come from the cache', async () => {
   const s3 = await startVersitygw();
   const env = { AWS_ACCESS_KEY_ID: s3.accessKeyId, AWS_SECRET_ACCESS_KEY: s3.secretAccessKey };
   const args = ['--s3', `${s3.endpoint}/${s3.bucket}`];
@@ -163,40 +181,33 @@ test('an S3 that is away at the start: packages come from the cache', async () =
   await answers(site);
 });
 
-test('a second "faas up" in the same folder refuses and names the first', async () => {
-  const site = shared;
-  const second = await site.run(['up', '--dir', site.dir]);
-  expect(second.code).toBe(3);
-  expect(second.stderr).toContain(`process ${site.info.pid}`);
-  expect(second.stderr).toContain(site.info.url);
-  expect(await readFile(join(site.dir, 'site.json'), 'utf8')).toContain(`"pid": ${site.info.pid}`);
-});
-
 interface Handled {
   via: string;
   n: number;
 }
 
-test('what was accepted is handled or dead-lettered while every process of the site is killed in turn', async () => {
-  const count = 500;
-  const journal = await openJournal<Handled>();
-  const site = await startSite();
-  const nats = await site.nats();
-  await (await jetstreamManager(nats)).streams.add({ name: 'E2E', subjects: ['e2e.numbers'] });
-  await site.deploy({
-    name: 'collect',
-    spec: {
-      timeoutSeconds: 10,
-      concurrency: 4,
-      env: [journal.env],
-      retry: { maxAttempts: 2, minBackoffMs: 50 },
-      triggers: [
-        { name: 'stream', jetstream: { stream: 'E2E', startAt: 'All' } },
-        { name: 'topic', mqtt: { topic: 'e2e/numbers', qos: 1 } },
-      ],
-    },
-    files: recordModule,
-    code: `
+test.concurrent(
+  'what was accepted is handled or dead-lettered while every process of the site is killed in turn',
+  async () => {
+    const count = 500;
+    const journal = await openJournal<Handled>();
+    const site = await startSite();
+    const nats = await site.nats();
+    await (await jetstreamManager(nats)).streams.add({ name: 'E2E', subjects: ['e2e.numbers'] });
+    await site.deploy({
+      name: 'collect',
+      spec: {
+        timeoutSeconds: 10,
+        concurrency: 4,
+        env: [journal.env],
+        retry: { maxAttempts: 2, minBackoffMs: 50 },
+        triggers: [
+          { name: 'stream', jetstream: { stream: 'E2E', startAt: 'All' } },
+          { name: 'topic', mqtt: { topic: 'e2e/numbers', qos: 1 } },
+        ],
+      },
+      files: recordModule,
+      code: `
       import { setTimeout as pause } from 'node:timers/promises';
       import { record } from './record.ts';
       export const handler = async ({ n }, context) => {
@@ -204,80 +215,81 @@ test('what was accepted is handled or dead-lettered while every process of the s
         if (n % 50 === 7) throw new Error('never this one');
         record({ via: context.trigger.kind, n });
       };`,
-  });
+    });
 
-  /** Until it is accepted: an answer that was lost means the event comes twice, which is allowed. */
-  async function send(publish: (n: number) => Promise<unknown>): Promise<void> {
-    for (let n = 0; n < count;) {
-      try {
-        await publish(n);
-        n += 1;
-      } catch {
-        await new Promise((resolve) => setTimeout(resolve, 50));
+    /** Until it is accepted: an answer that was lost means the event comes twice, which is allowed. */
+    async function send(publish: (n: number) => Promise<unknown>): Promise<void> {
+      for (let n = 0; n < count;) {
+        try {
+          await publish(n);
+          n += 1;
+        } catch {
+          await new Promise((resolve) => setTimeout(resolve, 50));
+        }
       }
     }
-  }
-  let mqtt = await connectAsync(site.info.mqtt?.url ?? '', { protocolVersion: 4, reconnectPeriod: 0 });
-  closeLater(async () => void (await mqtt.endAsync(true)));
-  const stream = jetstream(nats, { timeout: 2_000 });
-  const sent = Promise.all([
-    send((n) => stream.publish('e2e.numbers', JSON.stringify({ n }))),
-    send(async (n) => {
-      if (!mqtt.connected) {
-        mqtt.end(true);
-        // `false`: mqtt.js would wait for ever when the broker closes the connection before its CONNACK.
-        mqtt = await connectAsync(
-          site.info.mqtt?.url ?? '',
-          { protocolVersion: 4, reconnectPeriod: 0, connectTimeout: 2_000 },
-          false,
-        );
-      }
-      const late = AbortSignal.timeout(2_000);
-      await Promise.race([
-        mqtt.publishAsync('e2e/numbers', JSON.stringify({ n }), { qos: 1 }),
-        once(late, 'abort').then(() => {
+    let mqtt = await connectAsync(site.info.mqtt?.url ?? '', { protocolVersion: 4, reconnectPeriod: 0 });
+    closeLater(async () => void (await mqtt.endAsync(true)));
+    const stream = jetstream(nats, { timeout: 2_000 });
+    const sent = Promise.all([
+      send((n) => stream.publish('e2e.numbers', JSON.stringify({ n }))),
+      send(async (n) => {
+        if (!mqtt.connected) {
           mqtt.end(true);
-          throw new Error('no PUBACK');
-        }),
-      ]);
-    }),
-    send(async (n) => {
-      const answer = await site.fetch('/2015-03-31/functions/collect/invocations', {
-        method: 'POST',
-        headers: { 'x-amz-invocation-type': 'Event' },
-        body: JSON.stringify({ n }),
-        signal: AbortSignal.timeout(5_000),
-      });
-      if (answer.status !== 202) throw new Error(`${answer.status}`);
-    }),
-  ]);
-  const handled = (): number => new Set(journal.read().map(({ via, n }) => `${via} ${n}`)).size;
-  const progress = (share: number): Promise<unknown> =>
-    until(`${share} of the events are handled`, () => handled() >= share * 3 * count || undefined, 60_000);
+          // `false`: mqtt.js would wait for ever when the broker closes the connection before its CONNACK.
+          mqtt = await connectAsync(
+            site.info.mqtt?.url ?? '',
+            { protocolVersion: 4, reconnectPeriod: 0, connectTimeout: 2_000 },
+            false,
+          );
+        }
+        const late = AbortSignal.timeout(2_000);
+        await Promise.race([
+          mqtt.publishAsync('e2e/numbers', JSON.stringify({ n }), { qos: 1 }),
+          once(late, 'abort').then(() => {
+            mqtt.end(true);
+            throw new Error('no PUBACK');
+          }),
+        ]);
+      }),
+      send(async (n) => {
+        const answer = await site.fetch('/2015-03-31/functions/collect/invocations', {
+          method: 'POST',
+          headers: { 'x-amz-invocation-type': 'Event' },
+          body: JSON.stringify({ n }),
+          signal: AbortSignal.timeout(5_000),
+        });
+        if (answer.status !== 202) throw new Error(`${answer.status}`);
+      }),
+    ]);
+    const handled = (): number => new Set(journal.read().map(({ via, n }) => `${via} ${n}`)).size;
+    const progress = (share: number): Promise<unknown> =>
+      until(`${share} of the events are handled`, () => handled() >= share * 3 * count || undefined, 60_000);
 
-  await progress(0.1);
-  process.kill(processNamed(site, 'invoker/child').pid, 'SIGKILL');
-  await progress(0.2);
-  process.kill(processNamed(site, 'runtime/main').pid, 'SIGKILL');
-  await progress(0.35);
-  process.kill(processNamed(site, 'nats-server').pid, 'SIGKILL');
-  await progress(0.5);
-  const before = site.processes();
-  await site.kill();
-  await site.start();
-  expect(living(before)).toEqual([]);
-  await sent;
+    await progress(0.1);
+    process.kill(processNamed(site, 'invoker/child').pid, 'SIGKILL');
+    await progress(0.2);
+    process.kill(processNamed(site, 'runtime/main').pid, 'SIGKILL');
+    await progress(0.35);
+    process.kill(processNamed(site, 'nats-server').pid, 'SIGKILL');
+    await progress(0.5);
+    const before = site.processes();
+    await site.kill();
+    await site.start();
+    expect(living(before)).toEqual([]);
+    await sent;
 
-  const failing = count / 50;
-  await until('all are handled', () => handled() === 3 * (count - failing) || undefined, 60_000);
-  const dead = await until('the failing ones are dead letters', async () => {
-    const letters = await deadLetters(site, 'collect');
-    const numbers = new Set(letters.map(({ trigger, n }) => `${trigger} ${n}`));
-    return numbers.size === 3 * failing ? letters : undefined;
-  });
-  expect(dead.filter(({ n }) => n % 50 !== 7)).toEqual([]);
-  expect(new Set(dead.map(({ reason }) => reason))).toEqual(new Set(['RetriesExhausted']));
-});
+    const failing = count / 50;
+    await until('all are handled', () => handled() === 3 * (count - failing) || undefined, 60_000);
+    const dead = await until('the failing ones are dead letters', async () => {
+      const letters = await deadLetters(site, 'collect');
+      const numbers = new Set(letters.map(({ trigger, n }) => `${trigger} ${n}`));
+      return numbers.size === 3 * failing ? letters : undefined;
+    });
+    expect(dead.filter(({ n }) => n % 50 !== 7)).toEqual([]);
+    expect(new Set(dead.map(({ reason }) => reason))).toEqual(new Set(['RetriesExhausted']));
+  },
+);
 
 async function deadLetters(
   site: Site,

@@ -35,8 +35,9 @@ const goesOn = (robot: LabRobot, count = 10): Promise<true> => {
   return until('the program goes on', async () => (robot.stored() > before + count ? true : undefined));
 };
 
+// Each has a hub and a robot of its own and mostly waits: they do it at the same time.
 describe.skipIf(skipped)('a robot that is cut off', () => {
-  test(
+  test.concurrent(
     'is followed again soon after the cut is healed, without a hole',
     async () => {
       const lab = await startLab({ robots: ['robot1'], perSecond });
@@ -56,55 +57,63 @@ describe.skipIf(skipped)('a robot that is cut off', () => {
     120_000 + cutsMs.reduce((sum, ms) => sum + ms + catchUpMs, 0),
   );
 
-  test('loses nothing when all of it is killed meanwhile, or the hub', async () => {
-    const lab = await startLab({ robots: ['robot1'], perSecond });
-    const [robot] = lab.robots as [LabRobot];
-    robot.network.cut();
-    await pause(2_000);
-    await robot.kill();
-    await lab.restartHub();
-    await robot.start();
-    await goesOn(robot);
-    robot.network.heal();
-    figure(`robot and hub killed while cut: caught up after ${await lab.catchUp(robot)} ms`);
-    await closeBooks(lab);
-  }, 240_000);
+  test.concurrent(
+    'loses nothing when all of it is killed meanwhile, or the hub',
+    async () => {
+      const lab = await startLab({ robots: ['robot1'], perSecond });
+      const [robot] = lab.robots as [LabRobot];
+      robot.network.cut();
+      await pause(2_000);
+      await robot.kill();
+      await lab.restartHub();
+      await robot.start();
+      await goesOn(robot);
+      robot.network.heal();
+      figure(`robot and hub killed while cut: caught up after ${await lab.catchUp(robot)} ms`);
+      await closeBooks(lab);
+    },
+    240_000,
+  );
 
-  test('has a link that is up and carries nothing restarted, and what it kept arrives', async () => {
-    const lab = await startLab({ robots: ['robot1'], perSecond });
-    const [robot] = lab.robots as [LabRobot];
-    const system = openSystemAccount({
-      settings: { url: lab.hub.info.nats.url, credentialsFile: join(lab.hub.dir, 'nats', 'system.json') },
-      site: 'hub',
-      log: openLog({ level: 'silent' }),
-    });
-    closeLater(() => system.close());
-    // The link for the claim goes on, so the robot knows that the hub is there.
-    const links = await until('both links are seen', async () => {
-      const all = await system.links().catch(() => []);
-      return all.length === 2 ? all : undefined;
-    });
-    const link = links.find(({ subscriptions }) => subscriptions.some((one) => one.startsWith('robots.')))!;
-    robot.network.cutPort(link.port);
-    const since = performance.now();
-    const reason = await robot.site.process.line(
-      /the link to the hub carries nothing: it is restarted|[Ss]tale/,
-      60_000,
-    );
-    const noticedMs = performance.now() - since;
-    const caughtUpMs = await lab.catchUp(robot);
-    figure(
-      `link half open: noticed after ${Math.round(noticedMs)} ms (${/carries nothing/.test(reason) ? 'by the robot' : 'by nats-server'}), ` +
-        `caught up ${caughtUpMs} ms later`,
-    );
-    expect(noticedMs).toBeLessThan(15_000);
-    await online(lab.hub, 'robot1');
-    await closeBooks(lab);
-  }, 240_000);
+  test.concurrent(
+    'has a link that is up and carries nothing restarted, and what it kept arrives',
+    async () => {
+      const lab = await startLab({ robots: ['robot1'], perSecond });
+      const [robot] = lab.robots as [LabRobot];
+      const system = openSystemAccount({
+        settings: { url: lab.hub.info.nats.url, credentialsFile: join(lab.hub.dir, 'nats', 'system.json') },
+        site: 'hub',
+        log: openLog({ level: 'silent' }),
+      });
+      closeLater(() => system.close());
+      // The link for the claim goes on, so the robot knows that the hub is there.
+      const links = await until('both links are seen', async () => {
+        const all = await system.links().catch(() => []);
+        return all.length === 2 ? all : undefined;
+      });
+      const link = links.find(({ subscriptions }) => subscriptions.some((one) => one.startsWith('robots.')))!;
+      robot.network.cutPort(link.port);
+      const since = performance.now();
+      const reason = await robot.site.process.line(
+        /the link to the hub carries nothing: it is restarted|[Ss]tale/,
+        60_000,
+      );
+      const noticedMs = performance.now() - since;
+      const caughtUpMs = await lab.catchUp(robot);
+      figure(
+        `link half open: noticed after ${Math.round(noticedMs)} ms (${/carries nothing/.test(reason) ? 'by the robot' : 'by nats-server'}), ` +
+          `caught up ${caughtUpMs} ms later`,
+      );
+      expect(noticedMs).toBeLessThan(15_000);
+      await online(lab.hub, 'robot1');
+      await closeBooks(lab);
+    },
+    240_000,
+  );
 });
 
 describe.skipIf(skipped)('what a robot keeps is at the hub once and in order', () => {
-  test.skipIf(missingDisk())(
+  test.skipIf(missingDisk()).concurrent(
     'when its disk was full for a while',
     async () => {
       const disk = await startDisk({ megabytes: 64 });
@@ -126,17 +135,21 @@ describe.skipIf(skipped)('what a robot keeps is at the hub once and in order', (
     240_000,
   );
 
-  test('when its clock jumps back an hour, and forth again', async ({ onTestFinished }) => {
-    const clock = await startClock({ closing: onTestFinished });
-    const lab = await startLab({ robots: ['robot1'], perSecond, env: { ...clock.env } });
-    const [robot] = lab.robots as [LabRobot];
-    await goesOn(robot, perSecond);
-    for (const offset of ['-1h', '+0']) {
-      await clock.jump(offset);
-      await goesOn(robot, 2 * perSecond);
-      figure(`clock at ${offset}: caught up after ${await lab.catchUp(robot)} ms`);
-      await online(lab.hub, 'robot1');
-    }
-    await closeBooks(lab);
-  }, 240_000);
+  test.concurrent(
+    'when its clock jumps back an hour, and forth again',
+    async ({ onTestFinished }) => {
+      const clock = await startClock({ closing: onTestFinished });
+      const lab = await startLab({ robots: ['robot1'], perSecond, env: { ...clock.env } });
+      const [robot] = lab.robots as [LabRobot];
+      await goesOn(robot, perSecond);
+      for (const offset of ['-1h', '+0']) {
+        await clock.jump(offset);
+        await goesOn(robot, 2 * perSecond);
+        figure(`clock at ${offset}: caught up after ${await lab.catchUp(robot)} ms`);
+        await online(lab.hub, 'robot1');
+      }
+      await closeBooks(lab);
+    },
+    240_000,
+  );
 });

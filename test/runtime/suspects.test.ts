@@ -10,7 +10,7 @@ import { closeLater } from '../support/closing.ts';
 import { startNats } from '../support/nats.ts';
 import { functionConfig, startedHost, type StartedHost } from './started-host.ts';
 
-vi.setConfig({ testTimeout: 90_000 });
+vi.setConfig({ testTimeout: 180_000 });
 
 interface Entry {
   what: 'start' | 'done';
@@ -132,24 +132,27 @@ test('with maxAttempts 1 nothing runs twice: what was in flight with others is I
   expect(entries('start')).toHaveLength(8);
 });
 
-test('in a process that spins a caller is answered 503, and an event of a source that keeps it runs again', async () => {
-  const { configOf, entries, publish, host } = await setup('if (n === 0) for (;;);');
-  const retry = { maxAttempts: 2, minBackoffMs: 1, maxBackoffMs: 1 };
-  const running = await host(configOf({ concurrency: 4, timeoutSeconds: 4, retry }));
-  await publish(2);
-  await until('it spins', () => entries('start').length > 0 || undefined);
-  // So late that its own time is not over when the process is ended for the other's.
-  await new Promise((resolve) => setTimeout(resolve, 2_000));
-  const { status, body } = await running.ask('/invoke/default/fn', { n: 2 });
-  expect({ status, body: JSON.parse(body) as unknown }).toMatchObject({
-    status: 503,
-    body: { code: 'FunctionNotReady' },
-  });
-  await until('its neighbour was handled', () => entries('done').length > 0 || undefined);
-  expect(entries('done')).toMatchObject([{ n: 1, attempt: 1 }]);
-});
+test.concurrent(
+  'in a process that spins a caller is answered 503, and an event of a source that keeps it runs again',
+  async () => {
+    const { configOf, entries, publish, host } = await setup('if (n === 0) for (;;);');
+    const retry = { maxAttempts: 2, minBackoffMs: 1, maxBackoffMs: 1 };
+    const running = await host(configOf({ concurrency: 4, timeoutSeconds: 4, retry }));
+    await publish(2);
+    await until('it spins', () => entries('start').length > 0 || undefined);
+    // So late that its own time is not over when the process is ended for the other's.
+    await new Promise((resolve) => setTimeout(resolve, 2_000));
+    const { status, body } = await running.ask('/invoke/default/fn', { n: 2 });
+    expect({ status, body: JSON.parse(body) as unknown }).toMatchObject({
+      status: 503,
+      body: { code: 'FunctionNotReady' },
+    });
+    await until('its neighbour was handled', () => entries('done').length > 0 || undefined);
+    expect(entries('done')).toMatchObject([{ n: 1, attempt: 1 }]);
+  },
+);
 
-test.each([1, 2])(
+test.concurrent.each([1, 2])(
   'three rolling restarts and three new versions exhaust no event with maxAttempts %i',
   async (maxAttempts) => {
     const { configOf, entries, letters, publish, host, handled } = await setup('await pause(400);');
