@@ -74,7 +74,7 @@ test('what is missing or wrong on its command line is told, and no key of it', a
   const unknown = await accounts(['--folder', 'x']);
   expect(unknown).toMatchObject({ code: 2, stdout: '' });
   expect(unknown.stderr).toContain('--folder');
-}, 60_000);
+});
 
 describe.skipIf(await missing('nats-server'))('with a nats-server', () => {
   test("that includes server.conf, a user may do everything in its namespace's account and sees no other", async () => {
@@ -89,7 +89,7 @@ describe.skipIf(await missing('nats-server'))('with a nats-server', () => {
     const system = await client(operator.systemUser('test'));
     await expect(client(await userOf('lab'))).rejects.toThrow(/authorization/i);
     for (const namespace of ['lab', 'yard']) {
-      await system.request('$SYS.REQ.CLAIMS.UPDATE', operator.accountClaims(namespace), { timeout: 5_000 });
+      await system.request('$SYS.REQ.CLAIMS.UPDATE', operator.accountClaims(namespace), { timeout: 20_000 });
     }
     const [one, two, stranger] = [
       await client(await userOf('lab')),
@@ -98,14 +98,14 @@ describe.skipIf(await missing('nats-server'))('with a nats-server', () => {
     ];
     one.subscribe('anything', { callback: (_error, message) => void message.respond('heard') });
     await one.flush();
-    expect((await two.request('anything', '', { timeout: 5_000 })).string()).toBe('heard');
+    expect((await two.request('anything', '', { timeout: 20_000 })).string()).toBe('heard');
     await expect(stranger.request('anything', '', { timeout: 5_000 })).rejects.toThrow(/no responders/i);
 
     // Who asks the monitoring by the account's key, as KEDA does, gets it by another name.
     const lab = operator.account('lab');
     const answer = await fetch(`${nats.monitorUrl}/jsz?acc=${lab}&consumers=true&config=true`);
     expect(await answer.json()).toMatchObject({ account_details: [{ name: 'lab', id: lab }] });
-  }, 60_000);
+  });
 
   test('that had no accounts before passes the probes of its pod, though streams of before cannot be served', async () => {
     const storeDir = await temporaryFolder();
@@ -145,5 +145,5 @@ describe.skipIf(await missing('nats-server'))('with a nats-server', () => {
     for (const path of probes) expect([path, await status(path)]).toEqual([path, 200]);
     // Why they do not ask for more than the server itself.
     expect(await status('/healthz')).toBe(503);
-  }, 60_000);
+  });
 });

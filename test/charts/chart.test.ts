@@ -406,7 +406,7 @@ describe.skipIf(await missing('helm', 'kubernetes', 'openssl', 'definitions'))('
         expect({ status, body: status === 201 ? undefined : body }).toEqual({ status: 201, body: undefined });
       }
     }
-  }, 60_000);
+  });
 
   test('is installed, upgraded and uninstalled, and the users’ Functions stay', async () => {
     await install('install', 'atoll', chart);
@@ -448,7 +448,7 @@ describe.skipIf(await missing('helm', 'kubernetes', 'openssl', 'definitions'))('
       ...['-A', '-l', 'app.kubernetes.io/instance=atoll', '-o', 'name'],
     ]);
     expect(left.split('\n').filter((line) => line !== '' && !/^(pod|replicaset)/.test(line))).toEqual([]);
-  }, 60_000);
+  });
 
   test('packages and names that a namespace does not allow are refused, with what is allowed', async () => {
     await install('install', 'atoll', chart, '--set', 'admission.packages={s3://atoll/}');
@@ -473,7 +473,7 @@ describe.skipIf(await missing('helm', 'kubernetes', 'openssl', 'definitions'))('
     expect(JSON.stringify(named.body)).toContain(
       'metadata.name: a is not allowed in this namespace; a name has to match ^yard-',
     );
-  }, 60_000);
+  });
 
   test('the plain manifest is applied in one go', async () => {
     await install('uninstall', 'atoll');
@@ -487,7 +487,7 @@ describe.skipIf(await missing('helm', 'kubernetes', 'openssl', 'definitions'))('
     expect(await cluster.kubectl(['get', 'deployments', '-n', 'atoll-system', '-o', 'name'])).toBe(
       'deployment.apps/atoll-controller\ndeployment.apps/atoll-gateway\n',
     );
-  }, 60_000);
+  });
 });
 
 test('every program that the chart starts is in the image', () => {

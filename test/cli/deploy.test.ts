@@ -26,7 +26,7 @@ describe.skipIf(await missing('nats-server'))('deploying to a site', () => {
     site = await startSite();
     folder = await functionFolder('greeter', '  triggers: [{ name: in, nats: { subject: greeter } }]\n');
     await ok(['deploy', folder]);
-  }, 60_000);
+  });
 
   test('unchanged code and manifest: nothing is uploaded and nothing restarts', async () => {
     const before = parse(await ok(['get', 'greeter'])) as FunctionObject;
@@ -120,7 +120,7 @@ describe.skipIf(await missing('nats-server'))('deploying to a site', () => {
       stderr: expect.stringContaining('PackageNotFound') as string,
     });
     await ok(['delete', 'back']);
-  }, 60_000);
+  });
 
   test('code that does not build: exit code 1 with file and line, and nothing is applied', async () => {
     const broken = await functionFolder(
@@ -165,7 +165,7 @@ describe.skipIf(await missing('nats-server'))('deploying to a site', () => {
     await dev.line(/called/);
     await writeFile(join(hot, 'index.ts'), `export const handler = () => 'saved';\n`);
     await expect
-      .poll(async () => (await run(['invoke', 'hot'])).stdout, { timeout: 20_000 })
+      .poll(async () => (await run(['invoke', 'hot'])).stdout, { timeout: 60_000 })
       .toBe('"saved"\n');
     await appendFile(join(hot, 'index.ts'), `export const oops = ;\n`);
     await dev.line(/BuildFailed/);
@@ -173,7 +173,7 @@ describe.skipIf(await missing('nats-server'))('deploying to a site', () => {
     dev.signal('SIGINT');
     expect(await dev.exited).toEqual({ code: 0, signal: null });
     await ok(['list']);
-  }, 60_000);
+  });
 
   test('dev --inspect opens the debugger in the handler process, on loopback', async () => {
     const debugged = await functionFolder('debugged');
@@ -191,5 +191,5 @@ describe.skipIf(await missing('nats-server'))('deploying to a site', () => {
     dev.signal('SIGINT');
     expect(await dev.exited).toEqual({ code: 0, signal: null });
     await ok(['delete', 'debugged']);
-  }, 60_000);
+  });
 });

@@ -28,7 +28,7 @@ describe.skipIf(await missing('helm'))('faas install', () => {
 
     const json = await faas(['install', '--print', '-o', 'json', ...set]);
     expect((JSON.parse(json.stdout) as { images: string[] }).images.sort()).toEqual(names);
-  }, 60_000);
+  });
 
   test('applies nothing, and says which value the chart does not take', async () => {
     expect(await faas(['install'])).toMatchObject({
@@ -38,5 +38,5 @@ describe.skipIf(await missing('helm'))('faas install', () => {
     const wrong = await faas(['install', '--print', '--set', 'controller.replicas=0']);
     expect(wrong).toMatchObject({ code: 2, stdout: '' });
     expect(wrong.stderr).toMatch(/controller.*replicas/s);
-  }, 60_000);
+  });
 });

@@ -23,7 +23,7 @@ describe.skipIf(await missing('nats-server'))('a function that runs', () => {
 
   beforeAll(async () => {
     site = await startGreeterSite();
-  }, 60_000);
+  });
 
   test('an error of the function: exit code 1, its stack in the sources on stderr, nothing on stdout', async () => {
     const { code, stdout, stderr } = await run(['invoke', 'greeter', '-d', '{"fail":"too far"}']);
@@ -123,7 +123,7 @@ describe.skipIf(await missing('nats-server'))('a function that runs', () => {
     for (const n of [1, 2, 3]) nats.publish(name, JSON.stringify({ n }));
     await nats.flush();
     const list = async () => JSON.parse(await ok(['dead', 'list', name, '-o', 'json'])) as DeadLetterEntry[];
-    await expect.poll(list, { timeout: 20_000 }).toHaveLength(3);
+    await expect.poll(list, { timeout: 60_000 }).toHaveLength(3);
     const letters = await list();
     expect(letters[0]).toMatchObject({
       function: name,
@@ -145,7 +145,7 @@ describe.skipIf(await missing('nats-server'))('a function that runs', () => {
     await writeFile(join(dying, 'index.ts'), 'export const handler = (e: { n: number }) => e.n;\n');
     await ok(['deploy', dying]);
     expect(await ok(['dead', 'redrive', name])).toContain('2 redriven');
-    await expect.poll(list, { timeout: 20_000 }).toHaveLength(0);
+    await expect.poll(list, { timeout: 60_000 }).toHaveLength(0);
     expect((await run(['dead', 'purge', name])).code).toBe(2);
-  }, 60_000);
+  });
 });

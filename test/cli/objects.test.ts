@@ -13,7 +13,7 @@ describe.skipIf(await missing('nats-server'))('the objects of a site', () => {
 
   beforeAll(async () => {
     site = await startGreeterSite();
-  }, 60_000);
+  });
 
   test('a deployed function answers, and a list shows it in the columns of kubectl', async () => {
     expect(JSON.parse(await ok(['invoke', 'greeter', '-d', '{"name":"reef"}']))).toMatchObject({

@@ -118,7 +118,7 @@ test("a robot's unit runs what was given by hand, and its keys are for its user 
 
   const printed = await faas(['install', '--systemd', '--print', '--user', user, '--', ...up]);
   expect(printed.stdout.trim()).toBe(unit.trim());
-}, 60_000);
+});
 
 test('what would not start is refused now, and so are secrets that others may read', async () => {
   const folder = await temporaryFolder();
@@ -140,4 +140,4 @@ test('what would not start is refused now, and so are secrets that others may re
   const away = ['--host', '10.0.0.1', '--keys', keys, ...dir];
   expect(await refused('--user', user, '--', ...away)).toContain(`chmod 600 ${keys}`);
   expect(await refused('--user', user, '--', '--keys', `${keys}-missing`, ...dir)).toContain('no file');
-}, 60_000);
+});

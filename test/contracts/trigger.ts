@@ -210,7 +210,7 @@ export class Reports {
   }
 
   /** The present state as soon as it is as asked for. */
-  async until(condition: (state: TriggerState) => boolean, timeoutMs = 20_000): Promise<TriggerState> {
+  async until(condition: (state: TriggerState) => boolean, timeoutMs = 60_000): Promise<TriggerState> {
     const deadline = Date.now() + timeoutMs;
     while (!this.last || !condition(this.last)) {
       const { promise, resolve } = Promise.withResolvers<void>();

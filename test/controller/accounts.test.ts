@@ -125,7 +125,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('NATS accounts in a clus
     // Nobody misses a Secret that was deleted by hand; with its ConfigMap it comes back, with the same user.
     await kubernetes.kubectl(['delete', 'secret', secret!.metadata.name, '-n', lab]);
     await kubernetes.kubectl(['delete', 'configmap', map!.metadata.name, '-n', lab]);
-    await expect.poll(async () => (await secrets(lab)).map(credsIn), { timeout: 20_000 }).toEqual([creds]);
+    await expect.poll(async () => (await secrets(lab)).map(credsIn), { timeout: 60_000 }).toEqual([creds]);
     await expect
       .poll(async () => (await configs(lab)).map(({ metadata }) => metadata.name))
       .toEqual([map!.metadata.name]);
@@ -133,13 +133,13 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('NATS accounts in a clus
     // Another trigger is another user; without pods of the old one its Secret goes.
     await kubernetes.kubectl(['apply', '-n', lab, '-f', '-'], JSON.stringify(declared('lab.other')));
     await expect
-      .poll(async () => (await secrets(lab)).map(({ metadata }) => metadata.name), { timeout: 20_000 })
+      .poll(async () => (await secrets(lab)).map(({ metadata }) => metadata.name), { timeout: 60_000 })
       .not.toContain(secret!.metadata.name);
     const [next] = await secrets(lab);
     expect(next!.metadata.name).toBe((await configs(lab))[0]!.metadata.name);
 
     await kubernetes.kubectl(['delete', 'function', 'hello', '-n', lab]);
-    await expect.poll(async () => (await secrets(lab)).length, { timeout: 20_000 }).toBe(0);
+    await expect.poll(async () => (await secrets(lab)).length, { timeout: 60_000 }).toBe(0);
     expect(await secrets(yard)).toHaveLength(1);
 
     // Whoever reads all but Secrets finds no key.

@@ -72,8 +72,8 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('of two controllers', ()
     await first.stop();
     const beganMs = performance.now();
     await second.line(/second holds it/);
-    // Its next look, whatever the duration.
-    expect(performance.now() - beganMs).toBeLessThan(timings.retryMs * 1.2 + 2_500);
+    // Its next look; a lease that was not given back would have lasted for longer.
+    expect(performance.now() - beganMs).toBeLessThan(timings.durationMs - timings.retryMs - 500);
     await untilWrites('second');
     const { body } = await kubernetes.request('GET', leasePath);
     expect(body).toMatchObject({ spec: { holderIdentity: 'second', leaseTransitions: 1 } });
@@ -88,7 +88,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('of two controllers', ()
     const beganMs = performance.now();
     await second.line(/second holds it/);
     expect(performance.now() - beganMs).toBeLessThan(failoverMs);
-  }, 60_000);
+  });
 
   test('one that stood still wakes up and changes nothing more', async () => {
     const first = await start('first');
@@ -141,7 +141,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('of two controllers', ()
     const beganMs = performance.now();
     await second.line(/second holds it/);
     expect(performance.now() - beganMs).toBeLessThan(failoverMs);
-  }, 60_000);
+  });
 
   test('a connection that is open at one end only costs a try and not the lease', async () => {
     const wire = await startWire(Number(new URL(kubernetes.url).port));
@@ -158,7 +158,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('of two controllers', ()
       .not.toBe(renewedAt(body));
     await pause(timings.deadlineMs);
     expect(first.stdout()).not.toContain('lost it');
-  }, 60_000);
+  });
 
   test('when somebody deletes the Lease it is asked for anew', async () => {
     const first = await start('first');
@@ -166,7 +166,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('of two controllers', ()
     await kubernetes.request('DELETE', leasePath);
     await first.line(/first lost it: nobody holds it/);
     await expect.poll(() => first.stdout()).toMatch(/lost it[^]*first holds it/);
-  }, 60_000);
+  });
 
   test('when the API server is away longer than the deadline the holder stops, and one of them leads afterwards', async () => {
     const first = await start('first');
@@ -174,9 +174,9 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('of two controllers', ()
     await kubernetes.apiserver.pause();
     const beganMs = performance.now();
     await first.line(/first lost it: it could not be renewed/);
-    expect(performance.now() - beganMs).toBeLessThan(timings.deadlineMs + 3_000);
+    expect(performance.now() - beganMs).toBeLessThan(timings.deadlineMs + 10_000);
     const lost = first.stdout();
     kubernetes.apiserver.resume();
     await expect.poll(() => first.stdout().slice(lost.length)).toContain('first holds it');
-  }, 60_000);
+  });
 });

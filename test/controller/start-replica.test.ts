@@ -175,7 +175,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('a controller in a clust
     expect(await metric(replica, 'atoll_controller_leader')).toBe(1);
     expect(await metric(replica, 'atoll_controller_queue_depth')).toBe(0);
     expect(await metric(replica, 'atoll_controller_queue_adds_total')).toBeGreaterThan(3);
-  }, 90_000);
+  });
 
   test('a Function that cannot be read any more is told once by an Event, and goes on running', async () => {
     await start();
@@ -227,7 +227,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('a controller in a clust
     await expect.poll(() => second.leads).toBe(true);
     await merge({ spec: { timeoutSeconds: 7 } });
     await untilReady(2);
-  }, 60_000);
+  });
 
   test('the leader sweeps the broker in the name of its cluster', async () => {
     const nats = await startNats();

@@ -173,7 +173,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('Secrets that are watche
     await expect.poll(ready).toContain(`Secrets and ConfigMaps of namespace ${lab} could not be listed`);
     expect(await deployment(lab)).toBeUndefined();
     await grantRights(kubernetes, { name: 'atoll-secrets', namespace: lab, rules: secretRights });
-    await expect.poll(() => generation(lab), { timeout: 40_000 }).toBe(1);
+    await expect.poll(() => generation(lab), { timeout: 60_000 }).toBe(1);
     expect(await references(lab)).toMatch(/^[\w-]{16}$/);
     expect(await controller.stop()).toEqual({ code: 0, signal: null });
   }, 120_000);

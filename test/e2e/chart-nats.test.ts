@@ -128,7 +128,7 @@ describe.skipIf(absent)('the nats-server of the chart', { timeout: 240_000 }, ()
     await jetstream(nc).publish('orders', '"first order"');
     await send('first robot');
     for (const one of ['first order', 'first robot']) {
-      await expect.poll(() => done, { timeout: 30_000 }).toContain(one);
+      await expect.poll(() => done, { timeout: 60_000 }).toContain(one);
     }
     const stranger = connect({ servers: `nats://${address}:4222`, reconnect: false });
     await expect(stranger).rejects.toThrow(/authorization/i);

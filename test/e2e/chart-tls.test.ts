@@ -170,7 +170,7 @@ describe.skipIf(absent)('a cluster with TLS everywhere', { timeout: 240_000 }, (
     expect(await ok('invoke', 'greeter', '--async', '-d', '{"name":"later"}')).toMatch(/^[0-9a-f-]{36}\n$/);
     for (const name of ['reef', 'nats', 'a robot', 'later']) {
       await expect
-        .poll(() => ok('logs', 'greeter', '--since', '5m'), { timeout: 30_000 })
+        .poll(() => ok('logs', 'greeter', '--since', '5m'), { timeout: 60_000 })
         .toContain(`{ name: '${name}' }`);
     }
     expect(JSON.parse(await ok('dead', 'list', 'greeter', '-o', 'json'))).toEqual([]);

@@ -122,7 +122,7 @@ describe.skipIf(absent)('a cluster', { timeout: 300_000 }, () => {
     expect(stdout).toMatch(/^[0-9a-f-]{36}\n$/);
     for (const name of ['an order', 'a robot', 'later', 'reef']) {
       await expect
-        .poll(() => ok('logs', 'greeter', '--since', '5m'), { timeout: 30_000 })
+        .poll(() => ok('logs', 'greeter', '--since', '5m'), { timeout: 60_000 })
         .toContain(`{ name: '${name}' }`);
     }
     expect(await ok('list')).toMatch(/^greeter +True +nats,http,jetstream,mqtt,schedule/m);

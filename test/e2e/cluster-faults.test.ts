@@ -221,11 +221,11 @@ describe.skipIf(absent)('a cluster on its bad days', { timeout: soak ? 900_000 :
   const byHttp = (path: string) => [{ name: 'web', http: { path, auth: 'None' } }];
 
   const natsAnswer = async (subject: string): Promise<object> =>
-    (await client.request(subject, '{}', { timeout: 5_000 })).json<object>();
+    (await client.request(subject, '{}', { timeout: 20_000 })).json<object>();
   async function httpAnswer(url: string, method = 'GET'): Promise<object> {
     const answer = await fetch(url, {
       method,
-      signal: AbortSignal.timeout(5_000),
+      signal: AbortSignal.timeout(20_000),
       ...(method === 'POST' && { body: '{}' }),
     });
     if (!answer.ok) throw new Error(`HTTP ${answer.status} ${await answer.text()}`);

@@ -104,7 +104,7 @@ describe.skipIf(await missingNodes())('a cluster', { timeout: 180_000 }, () => {
         await new Promise((resolve) => setTimeout(resolve, everyMs));
       }
     })();
-    await expect.poll(() => podsOf(1), { timeout: 30_000 }).toBe(2);
+    await expect.poll(() => podsOf(1), { timeout: 60_000 }).toBe(2);
     await apply(2);
     await expect
       .poll(() => kubectl('get', 'fn', 'orders', '-o', 'jsonpath={.status.observedGeneration}'))

@@ -4,7 +4,7 @@ import { beforeEach, expect, test, vi } from 'vitest';
 import { openJournal, recordModule, type Journal } from './journal.ts';
 import { living, startSite, until, type Site } from './site.ts';
 
-vi.setConfig({ testTimeout: 90_000, hookTimeout: 90_000 });
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 90_000 });
 
 interface Entry {
   what: 'start' | 'done';

@@ -2,7 +2,7 @@ import { beforeAll, expect, test, vi } from 'vitest';
 import type { LogRecord } from '../../runtime/log.ts';
 import { startSite, until, type FunctionSource, type Site } from './site.ts';
 
-vi.setConfig({ testTimeout: 60_000, hookTimeout: 120_000 });
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 120_000 });
 
 const timeoutSeconds = 1;
 

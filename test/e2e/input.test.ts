@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { packageOf, sha256Of, type MadeEntry } from '../runtime/package/archives.ts';
 import { describes, startSite, unready, until, type Site } from './site.ts';
 
-vi.setConfig({ testTimeout: 60_000, hookTimeout: 120_000 });
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 120_000 });
 
 let site: Site;
 beforeAll(async () => {

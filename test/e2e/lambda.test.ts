@@ -8,7 +8,7 @@ import { closeLater } from '../support/closing.ts';
 import { openJournal, recordModule, type Journal } from './journal.ts';
 import { startSite, until, type FunctionSource, type Site } from './site.ts';
 
-vi.setConfig({ testTimeout: 60_000, hookTimeout: 120_000 });
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 120_000 });
 
 let site: Site;
 let client: LambdaClient;

@@ -11,7 +11,7 @@ import { packFiles, type PackedFile } from '../../runtime/package/pack.ts';
 import { openJournal, type Journal } from './journal.ts';
 import { startSite, until, type Site } from './site.ts';
 
-vi.setConfig({ testTimeout: 60_000, hookTimeout: 120_000 });
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 120_000 });
 
 /** All that handlers record; each writes fields of its own. */
 interface Entry {

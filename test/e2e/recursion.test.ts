@@ -6,7 +6,7 @@ import { maxHops } from '../../runtime/host.ts';
 import { openJournal, recordModule, type Journal } from './journal.ts';
 import { startSite, until, type FunctionSource, type Site } from './site.ts';
 
-vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 120_000 });
 
 interface Entry {
   name: string;

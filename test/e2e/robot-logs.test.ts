@@ -51,7 +51,7 @@ describe.skipIf(skipped)('the logs of a robot', () => {
     const id = there.find(({ requestId }) => requestId !== undefined)!.requestId!;
     const one = await hub.ok(['logs', 'counter', '--robot', 'robot1', '--request-id', id, '-o', 'json']);
     expect(recordsOf(one).every(({ requestId }) => requestId === id)).toBe(true);
-  }, 60_000);
+  });
 
   test('of what is not there are refused by name', async () => {
     const unknown = await hub.faas(['logs', 'nothing', '--robot', 'robot1']);
@@ -62,7 +62,7 @@ describe.skipIf(skipped)('the logs of a robot', () => {
     expect(nobody.stderr).toContain('no robot "robot9"; there are: robot1');
     const noHub = await robot.faas(['logs', 'counter', '--robot', 'robot1']);
     expect(noHub.code).toBe(3);
-  }, 60_000);
+  });
 
   test('are followed, and the end says so when the robot goes away', async () => {
     const args = [

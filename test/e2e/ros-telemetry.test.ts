@@ -12,7 +12,7 @@ import { missing } from '../support/requirement.ts';
 import { rosEnvironment, startRosPeer, startSimulatedRobot, type SimulatedRobot } from '../support/ros.ts';
 import { managerOf, online, ours, robotArgs, startHub, until, type Hub } from './fleet.ts';
 
-vi.setConfig({ testTimeout: 60_000, hookTimeout: 240_000 });
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 240_000 });
 
 const robot = 'robot1';
 const folder = join(root, 'functions', 'telemetry');
@@ -82,9 +82,9 @@ describe.skipIf(await missing('ros', 'nats-server'))('telemetry with ROS', () =>
     expect(scans[0]!.message['ranges']).toBeInstanceOf(Float32Array);
     expect((scans[0]!.message['ranges'] as Float32Array).length).toBe(360);
     expect(scans[0]!.stamp).toEqual((scans[0]!.message['header'] as { stamp: object }).stamp);
-    // 10 Hz, of which 5 are asked for.
+    // 10 Hz, of which 5 are asked for: 0.8 s, and not 0.4.
     const seconds = (scans[4]!.received - scans[0]!.received) / 1000;
-    expect(seconds).toBeGreaterThan(0.75);
+    expect(seconds).toBeGreaterThan(0.6);
     const odometry = await heard(`robots.${robot}.live.odom`, 2);
     expect(odometry[0]!.encoding).toBe('yaml');
     expect(Object.keys(odometry[0]!.message)).toEqual(['header', 'pose', 'twist']);

@@ -283,7 +283,7 @@ function processOf(pid: number): LivingProcess | undefined {
 export async function until<T>(
   what: string,
   ask: () => T | undefined | Promise<T | undefined>,
-  timeoutMs = 30_000,
+  timeoutMs = 60_000,
 ): Promise<T> {
   const deadline = Date.now() + timeoutMs;
   let waitMs = pollMs.first;

@@ -13,7 +13,7 @@ import { beforeAll, expect, test, vi } from 'vitest';
 import { closeLater } from '../support/closing.ts';
 import { startSite, until, type Site } from './site.ts';
 
-vi.setConfig({ testTimeout: 60_000, hookTimeout: 120_000 });
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 120_000 });
 
 let site: Site;
 let client: LambdaClient;

@@ -270,7 +270,7 @@ test('a change of the environment alone restarts the process and uploads nothing
 test('a change of a trigger alone does not restart the process', async () => {
   const nats = await site.nats();
   const asks = async (subject: string): Promise<unknown> => {
-    const reply = await nats.request(subject, '{}', { timeout: 5_000 });
+    const reply = await nats.request(subject, '{}', { timeout: 20_000 });
     return reply.json();
   };
   const on = (...subjects: string[]): FunctionSource =>

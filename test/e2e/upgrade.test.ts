@@ -19,7 +19,8 @@ import { get, startCallers, type Callers } from './callers.ts';
  * an upgrade is Helm's, from one chart to another. A checkout may have no history to take it from.
  */
 const previous = join(import.meta.dirname, '../charts/previous/atoll.tgz');
-const answerMs = 10_000;
+/** A busy machine may take its time; what counts is that all are answered. */
+const answerMs = 30_000;
 
 const absent = (await missingNodes()) ?? (await missing('helm', 'nats-server'));
 

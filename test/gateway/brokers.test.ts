@@ -74,4 +74,4 @@ test('over TLS with a certificate of its own the gateway reaches inbox and dead 
   const nowhere = { namespace: 'c', name: 'hello' };
   await expect(brokers.inbox.put(nowhere, event)).rejects.toMatchObject({ code: 'InboxUnavailable' });
   await expect(brokers.deadLetters.list(nowhere)).rejects.toMatchObject({ code: 'NatsUnavailable' });
-}, 60_000);
+});

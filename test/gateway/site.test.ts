@@ -132,7 +132,7 @@ beforeAll(async () => {
   await store.put(manifest('other', {}, 'team'));
   await store.put(manifest('stopped', { replicas: 0 }));
   await Promise.all([ready('echo'), ready('other', 'team')]);
-}, 60_000);
+});
 
 function client(to: Gateway, more: LambdaClientConfig = {}): LambdaClient {
   const lambda = new LambdaClient({
@@ -401,14 +401,14 @@ describe("AWS's command line", () => {
     expect(answer.stderr).toBe('');
     expect(JSON.parse(answer.stdout)).toMatchObject({ StatusCode: 200, ExecutedVersion: '$LATEST' });
     expect(JSON.parse(await readFile(out, 'utf8'))).toMatchObject({ event: { order: 7 } });
-  }, 30_000);
+  });
 
   test('is told that a function is not there', async () => {
     const answer = await aws(['lambda', 'invoke', '--function-name', 'nobody', '/dev/null'], target(gateway));
     expect(answer.exitCode).not.toBe(0);
     expect(answer.stderr).toContain('ResourceNotFoundException');
     expect(answer.stderr).toContain('arn:aws:lambda:us-east-1:000000000000:function:nobody');
-  }, 30_000);
+  });
 });
 
 describe('http triggers', () => {

@@ -20,7 +20,7 @@ import { temporaryFolder } from '../support/folder.ts';
 import { startNats, type NatsServer } from '../support/nats.ts';
 import { functionConfig, startedHost, type StartedHost } from './started-host.ts';
 
-vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 60_000 });
 
 interface Case {
   /** Ends the sentence "a handler that …". */

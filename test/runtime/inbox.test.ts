@@ -124,7 +124,7 @@ test('what was put while the function was down waits for it', async () => {
   expect(delivery.event.trigger).toBe('invoke');
   await delivery.settle({ kind: 'done' });
   // The acknowledgement and the question take different ways through the server.
-  await expect.poll(() => trigger.lag?.(), { timeout: 10_000 }).toBe(0);
+  await expect.poll(() => trigger.lag?.(), { timeout: 60_000 }).toBe(0);
 });
 
 test('the same event twice is stored once, and said; redriven it is another one', async () => {

@@ -19,7 +19,7 @@ import { startMosquitto } from '../support/mosquitto.ts';
 import { startNats, type NatsOptions } from '../support/nats.ts';
 import { functionConfig, startedHost, type StartedHost } from './started-host.ts';
 
-vi.setConfig({ testTimeout: 60_000 });
+vi.setConfig({ testTimeout: 180_000 });
 
 const silent = openLog({ level: 'silent' });
 const target = { namespace: 'default', name: 'fn' };

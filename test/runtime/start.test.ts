@@ -251,7 +251,7 @@ test('/metrics has every figure of a function, and no subject, topic or id as a 
   }
   // The memory of handler processes is looked at every half second.
   await expect
-    .poll(async () => (await host.ask('/metrics')).body, { timeout: 10_000 })
+    .poll(async () => (await host.ask('/metrics')).body, { timeout: 60_000 })
     .toContain('atoll_handler_memory_bytes{');
   const { body, headers } = await host.ask('/metrics');
   expect(headers['content-type']).toContain('text/plain');
@@ -294,7 +294,7 @@ test('with timeoutSeconds: 30 a handler may import for 11 s, and the status says
     'Starting: importing the module of handler index.handler takes longer than 10 s; it may take 30 s, as an invocation may',
   );
   expect(await host.invoke('slow')).toBe('at last');
-}, 60_000);
+});
 
 test('variables come from files and from facts of the pod, and a file that is missing is told of by what it holds', async () => {
   const folder = await temporaryFolder();

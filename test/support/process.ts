@@ -60,7 +60,7 @@ export interface ProcessOptions {
 }
 
 /** Generous: on a busy machine a server that is up in 0.2 s can take seconds. */
-export const startMs = 30_000;
+export const startMs = 60_000;
 const defaultGraceMs = 5_000;
 const pollMs = 10;
 const keptOutput = 1024 * 1024;

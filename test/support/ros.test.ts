@@ -34,10 +34,10 @@ describe.skipIf(await missing('ros'))('ROS in a test', () => {
 
     // A node's endpoints are found before its name is.
     await expect
-      .poll(async () => (await listener.graph()).nodes, { timeout: 20_000 })
+      .poll(async () => (await listener.graph()).nodes, { timeout: 60_000 })
       .toEqual(expect.arrayContaining(['/robot1/speaker', '/listener']));
     await expect
-      .poll(async () => await listener.publishersOf('/robot1/numbers'), { timeout: 20_000 })
+      .poll(async () => await listener.publishersOf('/robot1/numbers'), { timeout: 60_000 })
       .toEqual([
         {
           node: '/robot1/speaker',

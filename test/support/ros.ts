@@ -147,7 +147,7 @@ export interface RosPeer extends DdsPeer {
 }
 
 /** Shorter than a test may take: then it says what it waited for. */
-const answerMs = 20_000;
+const answerMs = 60_000;
 const scripts = join(import.meta.dirname, '..', 'ros');
 
 export async function startRosPeer(options: RosPeerOptions): Promise<RosPeer> {

@@ -174,7 +174,7 @@ describe.skipIf(await missingNodes())('pods on nodes', { timeout: 90_000 }, () =
       ensured = ensured.then(() => backend.ensure(wanted));
     });
     await token('second');
-    await expect.poll(async () => (await invoke(backend, hello)).body, { timeout: 30_000 }).toBe('second');
+    await expect.poll(async () => (await invoke(backend, hello)).body, { timeout: 60_000 }).toBe('second');
     stop();
     await ensured;
   });

@@ -146,7 +146,7 @@ test('a changed secret is taken up by new processes; what runs ends in the old o
   const slow = invoke(backend, hello, gate);
   await writeSecret(paths, 'second');
   const token2 = async () => (await invoke(backend, hello)).body;
-  await vi.waitFor(async () => expect(await token2()).toBe('second'), { timeout: 20_000, interval: 100 });
+  await vi.waitFor(async () => expect(await token2()).toBe('second'), { timeout: 60_000, interval: 100 });
   await writeFile(gate, '');
   expect(await slow).toEqual({ outcome: 'returned', body: 'first' });
 

@@ -69,7 +69,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('an informer', () => {
         .sort(),
     ).toEqual(names.sort());
     expect(await asked('watcher', 'list', namespace)).toHaveLength(6);
-  }, 60_000);
+  });
 
   test('of some namespaces only, with rights in those only', async () => {
     const [mine, other, theirs] = [

@@ -244,7 +244,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('in a cluster', () => {
     await synced;
     await other.put(manifest('hello'));
     expect(await other.list()).toHaveLength(1);
-  }, 60_000);
+  });
 
   test('what is stored by an older definition and is not valid any more is unreadable, and its last good form is listed', async () => {
     const { store } = await opened();
@@ -298,7 +298,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('in a cluster', () => {
       await kubernetes.apiserver.restart();
       await edit(hello, { timeoutSeconds: 11 });
       await toldOfTimeout(store, 11);
-    }, 60_000);
+    });
 
     test('a frozen API server is noticed by its silence, and waited for', async () => {
       const { store } = await opened({ timings: { ...quick, silentMs: 2_000 }, answerMs: 2_000 });
@@ -317,7 +317,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('in a cluster', () => {
         )
         .toBe(true);
       await toldOfTimeout(store, 9);
-    }, 60_000);
+    });
 
     test('a connection that is open at our end only is dropped, and nothing is missed', async () => {
       const wire = await openWire();
@@ -360,7 +360,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('in a cluster', () => {
       expect(events.filter(({ verb }) => verb === 'list')).toHaveLength(1);
       expect((await store.keys()).map(({ name }) => name)).toEqual(['a', 'c', 'd']);
       expect(await timeoutOf(store, { namespace: 'default', name: 'a' })).toBe(9);
-    }, 60_000);
+    });
 
     test('a token that is not good any more is read again from its file', async () => {
       const account = '/api/v1/namespaces/default/serviceaccounts';

@@ -317,7 +317,7 @@ test('while NATS is away a call waits a little for it, then says so; the next on
   const sent = invoke({});
   await server.restart();
   expect(await sent).toBe('sent');
-}, 90_000);
+});
 
 test.each([
   ['nats.publish', `nats.publish('atoll.local.inbox.default.one.invoke', {})`],

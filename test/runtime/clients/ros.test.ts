@@ -15,7 +15,7 @@ import { startRosPeer, type RosPeer } from '../../support/ros.ts';
 import { linkIs, rosMachine } from '../ros/ros-process.ts';
 
 // Nodes in Python take seconds to start on a busy machine, and discovery does.
-vi.setConfig({ testTimeout: 90_000 });
+vi.setConfig({ testTimeout: 180_000 });
 
 const entry = (match: string, more: Partial<RosTopicSpec> = {}): RosTopicSpec => ({
   match,

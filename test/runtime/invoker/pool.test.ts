@@ -24,7 +24,7 @@ testInvoker(openPool, { loadedByNode: true });
 testStreaming(openPool);
 
 const mebibyte = 1024 * 1024;
-const gone = (pid: number) => vi.waitFor(() => expect(identify(pid)).toBeUndefined(), { timeout: 5_000 });
+const gone = (pid: number) => vi.waitFor(() => expect(identify(pid)).toBeUndefined(), { timeout: 60_000 });
 const pidOf = (value: unknown) => (value as { pid: number }).pid;
 
 /** Every process below this one, by pid, with its command line. */
@@ -251,7 +251,7 @@ test('a handler that spins is timed out at its deadline, and the next event runs
   const outcome = await call({});
   expect(outcome.kind).toBe('timedOut');
   expect(Date.now() - begun).toBeGreaterThanOrEqual(300);
-  expect(outcome.report.durationMs).toBeLessThan(1_500);
+  expect(outcome.report.durationMs).toBeLessThan(3_000);
   expect((await record(({ message }) => message === 'about to spin')).requestId).toBe(
     outcome.report.requestId,
   );

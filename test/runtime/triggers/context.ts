@@ -83,7 +83,7 @@ export async function openHost(options: TestHostOptions): Promise<TestHost> {
     logs,
     dropped,
     deadLetters,
-    untilState: (what, timeoutMs = 15_000) =>
+    untilState: (what, timeoutMs = 60_000) =>
       until(timeoutMs, () => {
         const last = states.at(-1);
         if (last === undefined || !matches(last, what))

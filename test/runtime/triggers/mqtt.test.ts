@@ -200,7 +200,7 @@ describe.each([
     await until(40_000, async () => {
       expect(new Set(await valuesInInbox(nats)).size).toBe(200);
     });
-  }, 60_000);
+  });
 
   test.each([1, 2] as const)('a QoS %i message that the inbox did not store is sent again', async (qos) => {
     const { nats, url } = await startBroker();
@@ -380,7 +380,7 @@ describe('delivery AtLeastOnce', () => {
     const values = (await valuesInInbox(nats)) as number[];
     expect([...new Set(values)].sort((a, b) => a - b)).toEqual(Array.from({ length: 1_000 }, (_, n) => n));
     expect(values.length).toBeLessThan(1_010);
-  }, 60_000);
+  });
 
   test('nobody takes anything out of the inbox: the session lives on, far beyond its keep-alive', async () => {
     const [nats, mosquitto] = await Promise.all([startNats(), startMosquitto()]);
@@ -426,13 +426,14 @@ describe('delivery AtLeastOnce', () => {
     await until(10_000, async () => expect(await inboxSize(nats)).toBe(0));
     expect(states.filter(({ reason }) => reason === 'MqttUnavailable')).toEqual([]);
     expect(mosquitto.output()).not.toContain('exceeded timeout');
-  }, 60_000);
+  });
 
   test('of two replicas one holds the session, and the other takes over when it closes', async () => {
     const [nats, mosquitto] = await Promise.all([startNats(), startMosquitto()]);
-    const first = await openTrigger({}, { nats, mqttUrl: mosquitto.url });
+    const times = { ...timing, leaseTtlMs: 30_000 };
+    const first = await openTrigger({}, { nats, mqttUrl: mosquitto.url }, times);
     await first.untilState({ ready: true });
-    const second = await openTrigger({}, { nats, mqttUrl: mosquitto.url });
+    const second = await openTrigger({}, { nats, mqttUrl: mosquitto.url }, times);
     expect((await second.untilState({ ready: true })).message).toMatch(/the MQTT session is with local-/);
     const client = await connectClient(mosquitto.url);
     const sending = (async () => {
@@ -443,13 +444,13 @@ describe('delivery AtLeastOnce', () => {
     await first.close();
     await until(15_000, () => expect(second.states.at(-1)?.message).toContain('subscribed to'));
     // Released, not run out.
-    expect(performance.now() - closingAt).toBeLessThan(1_000);
+    expect(performance.now() - closingAt).toBeLessThan(times.leaseTtlMs / 2);
     await sending;
     await count(nats, 300);
     // It waited for the message it was taking, so not even one comes twice.
     expect(await valuesInInbox(nats)).toEqual(Array.from({ length: 300 }, (_, n) => n));
     expect(mosquitto.output()).not.toContain('already connected');
-  }, 60_000);
+  });
 
   test('the old holder disconnects before the new one gets the lease, however long its last message takes', async () => {
     const [nats, mosquitto] = await Promise.all([startNats(), startMosquitto()]);
@@ -531,7 +532,7 @@ describe('delivery AtLeastOnce', () => {
     await manager.streams.purge(inboxStream);
     await count(nats, 1, 25_000);
     expect(await valuesInInbox(nats)).toEqual(['waits']);
-  }, 60_000);
+  });
 
   test('a broker that is away, at start and later, is named with its address; the trigger recovers', async () => {
     const [nats, mosquitto] = await Promise.all([startNats(), startMosquitto()]);
@@ -556,7 +557,7 @@ describe('delivery AtLeastOnce', () => {
     await host.untilState({ ready: false, reason: 'MqttUnavailable' });
     const closingAt = performance.now();
     await host.close();
-    expect(performance.now() - closingAt).toBeLessThan(8_000);
+    expect(performance.now() - closingAt).toBeLessThan(15_000);
     process.kill(mosquitto.pid, 'SIGCONT');
   });
 

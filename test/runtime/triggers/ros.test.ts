@@ -10,7 +10,7 @@ import { startRosPeer, type RosPeer } from '../../support/ros.ts';
 import { linkIs, rosMachine, type RosMachine } from '../ros/ros-process.ts';
 
 // Nodes in Python take seconds to start on a busy machine, and discovery does.
-vi.setConfig({ testTimeout: 90_000 });
+vi.setConfig({ testTimeout: 180_000 });
 
 type Source = TriggerSources['ros'];
 const bytesType = 'std_msgs/msg/UInt8MultiArray';
@@ -117,12 +117,16 @@ describe.skipIf(withoutRos)('the ros trigger', () => {
     }
     await Promise.all([peer.matched('/a'), peer.matched('/b/c')]);
     for (const topic of ['/secret/d', '/_hidden', '/a', '/b/c']) await peer.publish(topic, { data: topic });
-    const subjects = [(await ready.next()).event.subject, (await ready.next()).event.subject];
-    expect(subjects.toSorted()).toEqual(['/a', '/b/c']);
+    // Where it was quick, one may have come that was thought to be too early.
+    const subjects = new Set<string>();
+    while (subjects.size < 2) subjects.add((await ready.next()).event.subject);
+    expect([...subjects].toSorted()).toEqual(['/a', '/b/c']);
     await peer.advertise('/late', 'std_msgs/msg/Bool');
     await peer.matched('/late');
     await peer.publish('/late', { data: true });
-    expect((await ready.next()).event).toMatchObject({
+    let { event } = await ready.next();
+    while (subjects.has(event.subject)) ({ event } = await ready.next());
+    expect(event).toMatchObject({
       subject: '/late',
       detail: { type: 'std_msgs/msg/Bool' },
     });
@@ -199,11 +203,11 @@ describe.skipIf(withoutRos)('the ros trigger', () => {
     const { peer } = ready;
     await peer.advertise('/numbers', 'std_msgs/msg/Int32', { depth: 100 });
     await peer.matched('/numbers');
-    const first = ready.next();
-    await peer.burst('/numbers', { count: 50, hz: 200, field: 'data', first: 0 });
     const numberOf = (data: Uint8Array): number => Buffer.from(data).readInt32LE(4);
-    expect(numberOf((await first).event.data)).toBe(0);
-    await expect.poll(async () => numberOf((await ready.next()).event.data), { timeout: 10_000 }).toBe(49);
+    await peer.publish('/numbers', { data: 0 });
+    expect(numberOf((await ready.next()).event.data)).toBe(0);
+    await peer.burst('/numbers', { count: 49, hz: 200, field: 'data', first: 1 });
+    await expect.poll(async () => numberOf((await ready.next()).event.data), { timeout: 60_000 }).toBe(49);
   });
 
   test('maxHz leaves out what comes faster, of each topic by itself', async () => {
@@ -217,13 +221,14 @@ describe.skipIf(withoutRos)('the ros trigger', () => {
     void (async () => {
       for await (const { event } of ready.trigger.deliveries()) counts[event.subject as '/fast_a'] += 1;
     })();
+    const begun = performance.now();
     await Promise.all(
       ['/fast_a', '/fast_b'].map((topic) => peer.burst(topic, { count: 200, hz: 100, field: 'data' })),
     );
-    for (const count of Object.values(counts)) {
-      expect(count).toBeGreaterThan(10);
-      expect(count).toBeLessThan(35);
-    }
+    await expect.poll(() => Math.min(...Object.values(counts))).toBeGreaterThan(10);
+    // Two seconds, on a machine that keeps up.
+    const seconds = (performance.now() - begun) / 1000;
+    for (const count of Object.values(counts)) expect(count).toBeLessThan(10 * seconds + 15);
   });
 
   test('a message of 20 MB is counted and left out, and the next one comes', async () => {
@@ -234,7 +239,7 @@ describe.skipIf(withoutRos)('the ros trigger', () => {
     await peer.publish('/big', { data: new Uint8Array(20 * 1024 * 1024) });
     await peer.publish('/big', { data: new Uint8Array([1]) });
     expect((await ready.next()).event.data.length).toBeLessThan(100);
-    await expect.poll(() => ready.reports.dropped, { timeout: 10_000 }).toEqual(['/big']);
+    await expect.poll(() => ready.reports.dropped, { timeout: 60_000 }).toEqual(['/big']);
   });
 
   test('a service: the request is the event, the result the response, as many at once as there are slots', async () => {
@@ -262,7 +267,7 @@ describe.skipIf(withoutRos)('the ros trigger', () => {
   });
 
   test('a service answers when the function fails, is drained, answers nonsense, or nobody takes the request', async () => {
-    const ready = await readyWith({ service: '/do', type: 'std_srvs/srv/Trigger' }, { timeoutSeconds: 1 });
+    const ready = await readyWith({ service: '/do', type: 'std_srvs/srv/Trigger' }, { timeoutSeconds: 3 });
     await ready.reports.until(({ ready }) => ready);
     const call = () => ready.peer.call('/do', 'std_srvs/srv/Trigger');
     let answer = call();
