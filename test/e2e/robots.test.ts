@@ -6,7 +6,7 @@ import { jetstream, StorageType } from '@nats-io/jetstream';
 import { headers as newHeaders } from '@nats-io/nats-core';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import mqtt from 'mqtt';
-import { beforeAll, describe, expect, test } from 'vitest';
+import { beforeAll, describe, expect, test, vi } from 'vitest';
 import type { RobotPresence } from '../../controller/broker/presence.ts';
 import { faas, faasFile, functionFolder, startSite, type TestSite } from '../cli/run.ts';
 import { makeAuthority } from '../support/certificates.ts';
@@ -18,6 +18,7 @@ import { missing, requireTool } from '../support/requirement.ts';
 import { managerOf, online, ours, program, robotArgs, startHub, until, type Hub } from './fleet.ts';
 
 const skipped = await missing('nats-server');
+vi.setConfig({ testTimeout: 180_000 });
 
 /** As `programs.json` of a site has it. */
 interface Login {
@@ -41,7 +42,7 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     atHub = await ours(hub);
     atRobot1 = await ours(robots['robot1']!);
     atRobot2 = await ours(robots['robot2']!);
-  }, 120_000);
+  });
 
   /** Of the test alone that asks for it. */
   async function another(robot: string): Promise<{ site: TestSite; file: string }> {
@@ -127,7 +128,7 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     expect(got).toEqual(Array.from({ length: 500 }, (_, index) => String(index + 1)));
     expect((await manager.streams.info('TELEMETRY')).config.subjects).toBeUndefined();
     const lag = async () => (await hub.presence()).find(({ robot }) => robot === 'robot1')?.lag;
-    await expect.poll(lag, { timeout: 10_000 }).toEqual({ messages: 0, seconds: 0 });
+    await expect.poll(lag, { timeout: 60_000 }).toEqual({ messages: 0, seconds: 0 });
     const { lastTelemetry } = (await hub.presence()).find(({ robot }) => robot === 'robot1')!;
     expect(Date.now() - Date.parse(lastTelemetry!)).toBeLessThan(60_000);
     expect(await hub.ok(['robots'])).toMatch(/^robot1 .* 0 +\d+m?s? +0\/0$/m);
@@ -139,7 +140,7 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     expect((await seen()).lastTelemetry).toBeUndefined();
     await site.ok(['deploy', await functionFolder('greeter')]);
     await expect
-      .poll(async () => (await seen()).functions, { timeout: 30_000 })
+      .poll(async () => (await seen()).functions, { timeout: 60_000 })
       .toEqual({ ready: 1, total: 1 });
     const { since } = await seen();
 
@@ -170,7 +171,7 @@ describe.skipIf(skipped)('a hub and its robots', () => {
       });
     }
     await expect
-      .poll(async () => (await seen()).lag, { timeout: 10_000 })
+      .poll(async () => (await seen()).lag, { timeout: 60_000 })
       .toEqual({ messages: 0, seconds: 0 });
     const after = await seen();
     expect(after).toMatchObject({ online: true, dropped: 0, since });
@@ -192,7 +193,7 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     expect(gone.lag).toMatchObject({ messages: 0 });
     expect(gone.lag!.seconds).toBeGreaterThan(1);
     expect(await hub.ok(['robots'])).toMatch(/^watched +offline /m);
-  }, 120_000);
+  });
 
   test('a device at the MQTT of a robot is heard at the hub under the subjects of its robot, and hears those only', async () => {
     const login = async ({ dir }: TestSite) => {
@@ -249,7 +250,7 @@ describe.skipIf(skipped)('a hub and its robots', () => {
       ...(await login(robots['robot2']!)),
     });
     await expect(reserved).rejects.toThrow(/[Nn]ot authorized/);
-  }, 60_000);
+  });
 
   test('a function of a robot reaches what its permissions name, and without them nothing', async () => {
     const { site: robot } = await another('robot9');
@@ -277,7 +278,7 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     ]);
     const { state } = await (await managerOf(await ours(robot))).streams.info('TELEMETRY');
     expect(state.messages).toBe(1);
-  }, 120_000);
+  });
 
   /**
    * What of these subjects, published at one end, is heard at the other until the last of them was heard, at the other
@@ -362,7 +363,7 @@ describe.skipIf(skipped)('a hub and its robots', () => {
       atHub!,
     );
     expect(between).toEqual([]);
-  }, 60_000);
+  });
 
   test('a robot reaches JetStream of the hub or of another robot by no name', async () => {
     const asked = ['STREAM.LIST', 'STREAM.DELETE.TELEMETRY', 'STREAM.INFO.KV_ATOLL_ROBOTS', 'INFO'].flatMap(
@@ -390,15 +391,21 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     expect((await jetstream(programs).publish('mine', 'x')).stream).toBe('MINE');
   });
 
+  const addresses = (): string[] =>
+    Object.values(networkInterfaces())
+      .flatMap((all) => all ?? [])
+      .filter(({ family, internal }) => family === 'IPv4' && !internal)
+      .map(({ address }) => address);
+
   test('of two that claim one id the second is not let in and names the first, until that one stops', async () => {
+    const before = addresses();
     const { site: first, file } = await another('claimed');
     const second = await startSite({ args: robotArgs('claimed', file, hub.url) });
     const refusal = await second.process.line(/no link to the hub: \\"claimed\\" is in use by /);
     expect(refusal).toContain(hostname());
-    for (const { address, family, internal } of Object.values(networkInterfaces()).flatMap(
-      (all) => all ?? [],
-    )) {
-      if (family === 'IPv4' && !internal) expect(refusal).toContain(address);
+    // Tests beside this one have networks that come and go.
+    for (const address of addresses().filter((one) => before.includes(one))) {
+      expect(refusal).toContain(address);
     }
     const since = (await hub.presence()).find(({ robot }) => robot === 'claimed')!.since;
     const there = await program(second);
@@ -408,7 +415,7 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     await first.process.stop();
     await second.process.line(/the link to the hub is open/);
     await online(hub, 'claimed');
-  }, 90_000);
+  });
 
   test('keys are exchanged while the robot works, and those before end when they are told to', async () => {
     const { site } = await another('rotated');
@@ -427,7 +434,7 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     await until('the link is ended', async () =>
       (await hub.presence()).find(({ robot, online: is }) => robot === 'rotated' && !is),
     );
-  }, 90_000);
+  });
 
   test('keys that were exchanged in their file are taken over without a restart, and nothing that is kept is lost', async () => {
     const { site, file } = await another('renewed');
@@ -468,7 +475,7 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     await site.process.line(/the file of the robot changes nothing/);
     await stream.publish('robots.renewed.kept.odom', 'one more');
     await until('it comes', async () => (await keptCount('renewed')) === number + 1 || undefined);
-  }, 90_000);
+  });
 
   test('of a robot that crashed another machine has the id after 15 s, and with its new disk nothing is lost or doubled', async () => {
     const { site: first, file } = await another('replaced');
@@ -494,11 +501,11 @@ describe.skipIf(skipped)('a hub and its robots', () => {
         () => undefined,
       ),
     );
-    await second.process.line(/the link to the hub is open/, 40_000);
+    await second.process.line(/the link to the hub is open/, 60_000);
     const tookMs = performance.now() - since;
     process.stderr.write(`an id whose robot crashed was another's after ${Math.round(tookMs)} ms\n`);
     expect(tookMs).toBeGreaterThan(8_000);
-    expect(tookMs).toBeLessThan(40_000);
+    expect(tookMs).toBeLessThan(60_000);
     await online(hub, 'replaced');
     await hub.process.line(/the robot keeps its messages in another stream than before/);
     await until('the hub has all', async () => ((await keptBy('replaced')).length >= 30 ? true : undefined));
@@ -506,8 +513,8 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     await until('the hub has all', async () => ((await keptBy('replaced')).length >= 35 ? true : undefined));
     expect(await keptBy('replaced')).toEqual(Array.from({ length: 35 }, (_, index) => `${index + 1}`));
     const lag = async () => (await hub.presence()).find(({ robot }) => robot === 'replaced')?.lag;
-    await expect.poll(lag, { timeout: 10_000 }).toEqual({ messages: 0, seconds: 0 });
-  }, 120_000);
+    await expect.poll(lag, { timeout: 60_000 }).toEqual({ messages: 0, seconds: 0 });
+  });
 
   async function keptCount(robot: string): Promise<number> {
     const filter = { subjects_filter: `robots.${robot}.>` };
@@ -547,11 +554,13 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     expect((await faas(['robot', 'remove', 'removed', '--site', hub.dir])).stderr).toContain(
       'no robot "removed"',
     );
-  }, 60_000);
+  });
 });
 
 describe.skipIf(skipped)('a robot', () => {
-  test('starts and works while its hub is down, and is followed once that is there', async () => {
+  // Each of these has a hub of its own and mostly waits: they do it at the same time.
+
+  test.concurrent('starts and works while its hub is down, and is followed once that is there', async () => {
     const hub = await startHub();
     const file = await hub.add('robot1');
     await hub.process.stop();
@@ -586,9 +595,9 @@ describe.skipIf(skipped)('a robot', () => {
       ),
     );
     expect(early.string()).toBe('kept');
-  }, 120_000);
+  });
 
-  test.each(['tls', 'wss'])(
+  test.concurrent.each(['tls', 'wss'])(
     'comes in over %s, and only to a hub with the right certificate',
     async (scheme) => {
       const authority = await makeAuthority();
