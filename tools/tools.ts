@@ -267,6 +267,20 @@ export const tools = {
       atLeast: '0.21.0',
     },
   },
+  'metrics-server': {
+    version: '0.9.0',
+    kind: 'go',
+    package: 'sigs.k8s.io/metrics-server/cmd/metrics-server',
+    purpose: 'CPU of pods, by which a cluster scales; tests',
+    binary: 'metrics-server',
+    usualSeconds: 300,
+    // Built with "go install" it tells no version: only releases are known by theirs.
+    accepted: {
+      versionArguments: ['--version'],
+      pattern: /^v([1-9]\d*\.\d+\.\d+|0\.[1-9]\d*\.\d+)/,
+      atLeast: '0.8.0',
+    },
+  },
   containerd: {
     version: '1.6.20',
     kind: 'debian',

@@ -3,7 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
-import { beforeAll, describe, expect, test } from 'vitest';
+import { beforeAll, describe, test } from 'vitest';
 import { stringify } from 'yaml';
 import { temporaryFolder } from '../support/folder.ts';
 import { installFunctionKind } from '../support/function-kind.ts';
@@ -12,8 +12,11 @@ import {
   startKubernetesWithNodes,
   type KubernetesWithNodes,
 } from '../support/kubernetes-nodes.ts';
+import { startMetricsServer } from '../support/metrics-server.ts';
 import { startNats } from '../support/nats.ts';
 import { startProcess } from '../support/process.ts';
+import { missing } from '../support/requirement.ts';
+import { startCallers } from './callers.ts';
 
 const events = 300;
 const everyMs = 40;
@@ -24,12 +27,15 @@ interface Done {
   readonly pod: string;
 }
 
-describe.skipIf(await missingNodes())('a cluster', { timeout: 180_000 }, () => {
+const unmeasured = await missing('metrics-server');
+
+// One waits for pods and the other for what is measured of them.
+describe.skipIf(await missingNodes()).concurrent('a cluster', { timeout: 240_000 }, () => {
   let kubernetes: KubernetesWithNodes;
   let nats: NatsConnection;
 
   beforeAll(async () => {
-    kubernetes = await startKubernetesWithNodes({ nodes: ['robot-1', 'robot-2'] });
+    kubernetes = await startKubernetesWithNodes({ nodes: ['robot-1', 'robot-2'], aggregation: true });
     await installFunctionKind(kubernetes);
     const server = await startNats({ place: kubernetes.place });
     nats = await server.connect();
@@ -45,7 +51,8 @@ describe.skipIf(await missingNodes())('a cluster', { timeout: 180_000 }, () => {
     await writeFile(file, JSON.stringify(config));
     const main = join(import.meta.dirname, '../../controller/main.ts');
     await startProcess(process.execPath, [main, file], { name: 'controller' });
-  }, 120_000);
+    if (unmeasured === undefined) await startMetricsServer(kubernetes);
+  }, 180_000);
 
   const functionOf = (namespace: string, version: number): string =>
     stringify({
@@ -66,7 +73,9 @@ describe.skipIf(await missingNodes())('a cluster', { timeout: 180_000 }, () => {
       },
     });
 
-  test('runs what kubectl applies, exchanges it under load without losing or doubling an event, and leaves nothing', async () => {
+  test('runs what kubectl applies, exchanges it under load without losing or doubling an event, and leaves nothing', async ({
+    expect,
+  }) => {
     const namespace = await kubernetes.namespace();
     const kubectl = (...args: string[]): Promise<string> => kubernetes.kubectl([...args, '-n', namespace]);
     const apply = (version: number): Promise<string> =>
@@ -121,4 +130,54 @@ describe.skipIf(await missingNodes())('a cluster', { timeout: 180_000 }, () => {
     const kinds = 'pods,deployments,replicasets,services,networkpolicies,poddisruptionbudgets';
     await expect.poll(() => kubectl('get', kinds, '-o', 'name'), { timeout: 60_000, interval: 500 }).toBe('');
   });
+
+  test.skipIf(unmeasured)(
+    'gives a function that is scaled by CPU another pod while it is called much, and takes it away when nobody calls',
+    async ({ expect }) => {
+      const namespace = await kubernetes.namespace();
+      const read = (path: string): Promise<string> =>
+        kubernetes.kubectl(['get', 'fn', 'busy', '-n', namespace, '-o', `jsonpath=${path}`]);
+      const untilReplicas = (count: number): Promise<void> =>
+        expect
+          .poll(() => read('{.status.replicas} {.status.readyReplicas}'), { timeout: 90_000, interval: 500 })
+          .toBe(`${count} ${count}`)
+          .catch(async (error: unknown) => {
+            const state = await kubernetes.kubectl(['describe', 'hpa,pods,fn', '-n', namespace]);
+            throw new Error(`${String(error)}\n${state}`);
+          });
+      await kubernetes.kubectl(
+        ['apply', '-f', '-'],
+        stringify({
+          apiVersion: 'atoll.dev/v1alpha1',
+          kind: 'Function',
+          metadata: { name: 'busy', namespace },
+          spec: {
+            package: {
+              inline: `exports.handler = () => {
+                const until = performance.now() + 100;
+                while (performance.now() < until);
+                return require('node:os').hostname();
+              };`,
+            },
+            // Of the 100 millicores that a pod asks for. Idle it uses a tenth of what it must not.
+            scaling: { minReplicas: 1, maxReplicas: 2, targetCPUPercent: 50 },
+            triggers: [{ name: 'asked', nats: { subject: 'busy' } }],
+          },
+        }),
+      );
+      await untilReplicas(1);
+      const calls = startCallers({
+        nats: {
+          perSecond: 3,
+          ask: async () => (await nats.request('busy', '', { timeout: 60_000 })).json<string>(),
+        },
+      });
+      await untilReplicas(2);
+      const pods = (): number => new Set(calls.answers.map(({ text }) => text)).size;
+      await expect.poll(pods, { timeout: 60_000 }).toBe(2);
+      await calls.stop();
+      expect(calls.failed).toEqual([]);
+      await untilReplicas(1);
+    },
+  );
 });

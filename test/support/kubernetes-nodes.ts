@@ -84,6 +84,7 @@ export async function startKubernetesWithNodes(options: NodesOptions = {}): Prom
         controlGroup,
         images,
         kubernetes: starting,
+        measureSeconds: options.aggregation ? 1 : undefined,
         closing,
       }),
     ),

@@ -19,6 +19,11 @@ export interface KubernetesOptions {
   /** kube-controller-manager: Deployments, garbage collection, default ServiceAccounts, deletion of namespaces. */
   controllers?: boolean | readonly ControllerSwitch[];
   scheduler?: boolean;
+  /**
+   * Further API servers may serve groups (APIService). Autoscalers look every second, and kubelets of nodes measure
+   * every second.
+   */
+  aggregation?: boolean;
   /** Writes down every request, or those of the users; `audited()` reads it. */
   audit?: boolean | { readonly users: readonly string[] };
   /** Names of further users, each with the groups it is in; `tokenOf` gives what they log in with. */
@@ -104,6 +109,7 @@ export async function startKubernetes(options: KubernetesOptions = {}): Promise<
   const folder = await temporaryFolder({ closing });
   const file = (name: string): string => join(folder, name);
   const pki = await makeCertificates(folder, [address, services.replace(/\.0\/\d+$/, '.1')]);
+  const frontProxy = options.aggregation ? await makeFrontProxy(folder) : undefined;
 
   const users: Record<string, readonly string[]> = {
     admin: ['system:masters'],
@@ -176,6 +182,7 @@ export async function startKubernetes(options: KubernetesOptions = {}): Promise<
           ...(options.audit
             ? [`--audit-policy-file=${file('audit.yaml')}`, `--audit-log-path=${file('audit.log')}`]
             : []),
+          ...(frontProxy ? aggregationFlags(frontProxy) : []),
           '--profiling=false',
         ],
       }),
@@ -239,6 +246,13 @@ export async function startKubernetes(options: KubernetesOptions = {}): Promise<
           `--service-account-private-key-file=${pki.serviceAccount.private}`,
           `--root-ca-file=${pki.ca}`,
           ...['--node-monitor-period=2s', '--node-monitor-grace-period=20s'],
+          ...(options.aggregation
+            ? [
+                '--horizontal-pod-autoscaler-sync-period=1s',
+                // Five minutes otherwise: what it takes to be sure that load is over.
+                '--horizontal-pod-autoscaler-downscale-stabilization=2s',
+              ]
+            : []),
         ])
       : undefined,
     options.scheduler ? startComponent('kube-scheduler', []) : undefined,
@@ -336,29 +350,70 @@ interface Certificates {
   readonly serviceAccount: { readonly public: string; readonly private: string };
 }
 
+interface FrontProxy {
+  readonly ca: string;
+  readonly cert: string;
+  readonly key: string;
+}
+
+/**
+ * By what the API server shows whom it asks on behalf of: of an authority of its own, since who is signed by that is
+ * believed whatever user he names.
+ */
+async function makeFrontProxy(folder: string): Promise<FrontProxy> {
+  const authority = await makeAuthority(folder, 'front-proxy-ca');
+  const { cert, key } = await authority.issue(
+    'front-proxy',
+    '/CN=front-proxy',
+    'extendedKeyUsage=clientAuth',
+  );
+  return { ca: authority.ca, cert, key };
+}
+
+const aggregationFlags = ({ ca, cert, key }: FrontProxy): string[] => [
+  ...[`--requestheader-client-ca-file=${ca}`, '--requestheader-allowed-names=front-proxy'],
+  ...['--requestheader-username-headers=X-Remote-User', '--requestheader-group-headers=X-Remote-Group'],
+  ...['--requestheader-extra-headers-prefix=X-Remote-Extra-', '--enable-aggregator-routing=true'],
+  ...[`--proxy-client-cert-file=${cert}`, `--proxy-client-key-file=${key}`],
+];
+
+interface Authority {
+  /** PEM file of its own certificate. */
+  readonly ca: string;
+  issue(name: string, subject: string, ...extensions: string[]): Promise<{ cert: string; key: string }>;
+}
+
 /** Node can make keys but no certificates: those are OpenSSL's. */
-async function makeCertificates(folder: string, addresses: readonly string[]): Promise<Certificates> {
+async function makeAuthority(folder: string, authorityName: string): Promise<Authority> {
   const openssl = await requireTool('openssl');
   const file = (name: string): string => join(folder, name);
-  const key = async (name: string): Promise<string> => {
+  const makeKey = async (name: string): Promise<string> => {
     const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
     await writeFile(file(name), privateKey.export({ type: 'pkcs8', format: 'pem' }), { mode: 0o600 });
     return file(name);
   };
-  const ca = file('ca.crt');
+  const [ca, caKey] = [file(`${authorityName}.crt`), await makeKey(`${authorityName}.key`)];
   await run(openssl, [
-    ...['req', '-x509', '-new', '-key', await key('ca.key'), '-subj', '/CN=test-ca', '-days', '30'],
+    ...['req', '-x509', '-new', '-key', caKey, '-subj', `/CN=${authorityName}`, '-days', '30'],
     ...['-addext', 'keyUsage=critical,keyCertSign,cRLSign,digitalSignature', '-out', ca],
   ]);
-  const certificate = async (name: string, subject: string, ...extensions: string[]) => {
-    const made = { cert: file(`${name}.crt`), key: await key(`${name}.key`) };
-    await run(openssl, [
-      ...['req', '-x509', '-new', '-key', made.key, '-subj', subject, '-days', '30'],
-      ...['-CA', ca, '-CAkey', file('ca.key'), '-out', made.cert],
-      ...['basicConstraints=critical,CA:FALSE', ...extensions].flatMap((text) => ['-addext', text]),
-    ]);
-    return made;
+  return {
+    ca,
+    async issue(name, subject, ...extensions) {
+      const made = { cert: file(`${name}.crt`), key: await makeKey(`${name}.key`) };
+      await run(openssl, [
+        ...['req', '-x509', '-new', '-key', made.key, '-subj', subject, '-days', '30'],
+        ...['-CA', ca, '-CAkey', caKey, '-out', made.cert],
+        ...['basicConstraints=critical,CA:FALSE', ...extensions].flatMap((text) => ['-addext', text]),
+      ]);
+      return made;
+    },
   };
+}
+
+async function makeCertificates(folder: string, addresses: readonly string[]): Promise<Certificates> {
+  const file = (name: string): string => join(folder, name);
+  const { ca, issue: certificate } = await makeAuthority(folder, 'test-ca');
   const names = ['localhost', 'kubernetes', 'kubernetes.default', 'kubernetes.default.svc'];
   const alternatives = [
     ...names.map((name) => `DNS:${name}`),
