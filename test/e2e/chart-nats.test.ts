@@ -2,11 +2,13 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
-import { connect, type NatsConnection } from '@nats-io/transport-node';
+import { connect, credsAuthenticator, type NatsConnection } from '@nats-io/transport-node';
 import { connectAsync } from 'mqtt';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
+import { accountsSecret } from '../../charts/accounts.ts';
 import { chart } from '../../charts/manifest.ts';
+import { newOperatorSeed, openOperatorKeys } from '../../controller/broker/account-keys.ts';
 import { closeLater } from '../support/closing.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { writeNatsImage } from '../support/kubernetes-images.ts';
@@ -86,6 +88,36 @@ describe.skipIf(absent)('the nats-server of the chart', { timeout: 240_000 }, ()
     return nc;
   }
 
+  /** Resolves when the function is ready. */
+  async function runs(within: string, name: string, spec: object): Promise<void> {
+    const metadata = { name, namespace: within };
+    const object = { apiVersion: 'atoll.dev/v1alpha1', kind: 'Function', metadata, spec };
+    await kubernetes.kubectl(['apply', '-f', '-'], JSON.stringify(object));
+    await kubernetes
+      .kubectl(['wait', `fn/${name}`, '-n', within, '--for=condition=Ready', '--timeout=120s'])
+      .catch(async (error: unknown) => {
+        throw new Error(`${String(error)}\n${await release.state()}`);
+      });
+  }
+
+  const echo = (triggers: object[]): object => ({
+    package: { inline: 'exports.handler = (event) => event' },
+    triggers,
+    onSuccess: { nats: { subject: 'done' } },
+  });
+
+  const pod = ['pod', 'atoll-nats-0', '-n', systemNamespace];
+  const read = (path: string): Promise<string> =>
+    kubernetes.kubectl(['get', ...pod, '-o', `jsonpath=${path}`]).catch(() => '');
+  async function replacePod(): Promise<void> {
+    const uid = await read('{.metadata.uid}');
+    const uidAndReady = '{.metadata.uid} {.status.containerStatuses[0].ready}';
+    await kubernetes.kubectl(['delete', ...pod]);
+    await expect
+      .poll(() => read(uidAndReady), { timeout: 60_000 })
+      .toMatch(new RegExp(`^(?!${uid})\\S+ true$`));
+  }
+
   test('serves functions by NATS, JetStream and MQTT, and has everything again after its pod was replaced', async () => {
     const nc = await client();
     await (await jetstreamManager(nc)).streams.add({ name: 'ORDERS', subjects: ['orders'] });
@@ -95,28 +127,12 @@ describe.skipIf(absent)('the nats-server of the chart', { timeout: 240_000 }, ()
         done.push(message.json<{ responsePayload: string }>().responsePayload);
       },
     });
-    await kubernetes.kubectl(
-      ['apply', '-f', '-'],
-      JSON.stringify({
-        apiVersion: 'atoll.dev/v1alpha1',
-        kind: 'Function',
-        metadata: { name: 'echo', namespace },
-        spec: {
-          package: { inline: 'exports.handler = (event) => event' },
-          triggers: [
-            { name: 'asked', nats: { subject: 'echo' } },
-            { name: 'orders', jetstream: { stream: 'ORDERS', startAt: 'All' } },
-            { name: 'robots', mqtt: { topic: 'robots', qos: 1 } },
-          ],
-          onSuccess: { nats: { subject: 'done' } },
-        },
-      }),
-    );
-    await kubernetes
-      .kubectl(['wait', 'fn/echo', '-n', namespace, '--for=condition=Ready', '--timeout=120s'])
-      .catch(async (error: unknown) => {
-        throw new Error(`${String(error)}\n${await release.state()}`);
-      });
+    const triggers = [
+      { name: 'asked', nats: { subject: 'echo' } },
+      { name: 'orders', jetstream: { stream: 'ORDERS', startAt: 'All' } },
+      { name: 'robots', mqtt: { topic: 'robots', qos: 1 } },
+    ];
+    await runs(namespace, 'echo', echo(triggers));
     const ask = async (): Promise<unknown> =>
       (await nc.request('echo', '"asked"', { timeout: 5_000 })).json();
     const send = async (topic: string): Promise<void> => {
@@ -134,24 +150,12 @@ describe.skipIf(absent)('the nats-server of the chart', { timeout: 240_000 }, ()
     await expect(stranger).rejects.toThrow(/authorization/i);
     await expect(connectAsync(`mqtt://${address}:1883`, {}, false)).rejects.toThrow();
 
-    const pod = ['pod', 'atoll-nats-0', '-n', systemNamespace];
-    const read = (path: string): Promise<string> =>
-      kubernetes.kubectl(['get', ...pod, '-o', `jsonpath=${path}`]).catch(() => '');
     const ip = await read('{.status.podIP}');
     const { server_name: name } = (await (await fetch(`http://${ip}:8222/varz`)).json()) as {
       server_name: string;
     };
     expect(name).toBe('yard-atoll-nats-0');
-    const uid = await read('{.metadata.uid}');
-    await kubernetes.kubectl(['delete', ...pod]);
-    await expect
-      .poll(
-        async () => `${await read('{.metadata.uid}')} ${await read('{.status.containerStatuses[0].ready}')}`,
-        {
-          timeout: 60_000,
-        },
-      )
-      .toMatch(new RegExp(`^(?!${uid})\\S+ true$`));
+    await replacePod();
     await expect.poll(() => ask().catch(String), { timeout: 60_000 }).toBe('asked');
     const { state } = await (await jetstreamManager(nc)).streams.info('ORDERS');
     expect(state.messages).toBe(1);
@@ -163,5 +167,61 @@ describe.skipIf(absent)('the nats-server of the chart', { timeout: 240_000 }, ()
       await expect.poll(() => done, { timeout: 60_000 }).toContain(one);
     }
     expect(done.filter((one) => one === 'first order')).toHaveLength(1);
+  });
+
+  test('keeps the pods of each namespace in its own NATS account, and has it again after its pod was replaced', async () => {
+    const seed = newOperatorSeed();
+    const operator = openOperatorKeys(seed);
+    await kubernetes.kubectl(['create', '-f', '-'], JSON.stringify(accountsSecret('/data/accounts', seed)));
+    await kubernetes.kubectl(['delete', 'fn', 'echo', '-n', namespace, '--ignore-not-found']);
+    await release.upgrade({
+      values: {
+        nats: { credentialsSecret: '', accounts: { secret: 'atoll-accounts' } },
+        mqtt: { url: '', credentialsSecret: '' },
+      },
+    });
+    const [lab, yard] = [await kubernetes.namespace(), await kubernetes.namespace()];
+    const triggers = [
+      { name: 'asked', nats: { subject: 'echo' } },
+      { name: 'clock', schedule: { every: '1s' } },
+    ];
+    const asking = `import { nats } from 'atoll';
+      export const handler = (subject) =>
+        nats.request(subject, 'me').then((reply) => reply.string(), ({ code }) => code);`;
+    await Promise.all([
+      runs(lab, 'echo', echo(triggers)),
+      runs(yard, 'asks', {
+        package: { inline: asking },
+        permissions: { call: ['echo', 'nearby'] },
+        triggers: [{ name: 'asked', nats: { subject: 'asks' } }],
+      }),
+    ]);
+    const administrator = async (within: string): Promise<NatsConnection> => {
+      const nc = await connect({
+        servers: `nats://${address}:4222`,
+        authenticator: credsAuthenticator(Buffer.from(operator.administrator(within, 'test'))),
+        maxReconnectAttempts: -1,
+      });
+      closeLater(() => nc.close());
+      return nc;
+    };
+    const [inLab, inYard] = [await administrator(lab), await administrator(yard)];
+    const ask = async (nc: NatsConnection, subject: string, event: string): Promise<unknown> =>
+      (await nc.request(subject, JSON.stringify(event), { timeout: 10_000 })).json();
+    expect(await ask(inLab, 'echo', 'me')).toBe('me');
+    inYard.subscribe('nearby', { callback: (_error, message) => void message.respond('heard') });
+    await inYard.flush();
+    expect(await ask(inYard, 'asks', 'nearby')).toBe('heard');
+    expect(await ask(inYard, 'asks', 'echo')).toBe('NoResponders');
+
+    await replacePod();
+    await expect.poll(() => ask(inLab, 'echo', 'me').catch(String), { timeout: 60_000 }).toBe('me');
+    // Inbox and state, too: a tick comes through them.
+    const isTick = (text: string): boolean => text.includes('Scheduled Event');
+    const done: string[] = [];
+    inLab.subscribe('done', { callback: (_error, message) => void done.push(message.string()) });
+    await expect.poll(() => done.some(isTick), { timeout: 60_000 }).toBe(true);
+    const before = connect({ servers: `nats://${address}:4222`, ...login, reconnect: false });
+    await expect(before).rejects.toThrow(/authorization/i);
   });
 });
