@@ -85,7 +85,7 @@ describe.skipIf(await missing('ros', 'nats-server'))('npm start -- --robots 2 --
       name: 'npm start',
       env: { ...process.env, TMPDIR: temporary },
     });
-    await run.line(/400 numbered messages on/, 120_000);
+    await run.line(/400 numbered messages on/, 200_000);
     const [folder = ''] = (await readdir(temporary)).filter((name) => name.startsWith('atoll-robots-'));
     const subject = 'robots.robot1.kept.numbers';
     const open = async (site: string) => {

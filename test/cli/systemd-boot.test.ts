@@ -34,9 +34,9 @@ test.skipIf(skipped)(
       },
     });
     await online(hub, 'robot1');
-    const first = machine.show(unit);
+    const first = await machine.show(unit);
     expect(first).toMatchObject({ ActiveState: 'active', NRestarts: '0', User: 'nobody' });
-    const faas = (...args: string[]): string =>
+    const faas = (...args: string[]): Promise<string> =>
       machine.run(
         '/opt/atoll/node_modules/.bin/node',
         '/opt/atoll/cli/faas.js',
@@ -44,19 +44,21 @@ test.skipIf(skipped)(
         '--site',
         '/srv/atoll',
       );
-    faas('deploy', await functionFolder('greeter'));
-    expect(JSON.parse(faas('invoke', 'greeter', '-d', '{"name":"reef"}'))).toMatchObject({ hello: 'reef' });
-    expect(machine.run('find', '/srv/atoll', '!', '-user', 'nobody')).toBe('');
+    await faas('deploy', await functionFolder('greeter'));
+    expect(JSON.parse(await faas('invoke', 'greeter', '-d', '{"name":"reef"}'))).toMatchObject({
+      hello: 'reef',
+    });
+    expect(await machine.run('find', '/srv/atoll', '!', '-user', 'nobody')).toBe('');
 
-    machine.run('systemctl', 'kill', '--kill-whom=main', '--signal=KILL', unit);
+    await machine.run('systemctl', 'kill', '--kill-whom=main', '--signal=KILL', unit);
     const again = await until('it was started again', async () => {
-      const now = machine.show(unit);
+      const now = await machine.show(unit);
       return now['ActiveState'] === 'active' && now['MainPID'] !== first['MainPID'] ? now : undefined;
     });
     expect(again).toMatchObject({ NRestarts: '1' });
     const answer = await until('its function is there again', async () => {
       try {
-        return faas('invoke', 'greeter', '-d', '{"name":"again"}');
+        return await faas('invoke', 'greeter', '-d', '{"name":"again"}');
       } catch {
         // Its gateway is not there yet.
         return undefined;
@@ -65,8 +67,8 @@ test.skipIf(skipped)(
     expect(JSON.parse(answer)).toMatchObject({ hello: 'again' });
     await online(hub, 'robot1');
 
-    machine.run('systemctl', 'stop', unit);
-    expect(machine.show(unit)).toMatchObject({
+    await machine.run('systemctl', 'stop', unit);
+    expect(await machine.show(unit)).toMatchObject({
       ActiveState: 'inactive',
       Result: 'success',
       ExecMainStatus: '0',

@@ -2,10 +2,11 @@
  * A systemd that boots for a test: process 1 of namespaces of its own, with units of its own and no others of the machine,
  * under whose control groups it runs. The network is the machine's.
  */
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFile, spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { closeLater, type Closing } from './closing.ts';
 import { makeControlGroup } from './control-group.ts';
 import { temporaryFolder } from './folder.ts';
@@ -26,10 +27,10 @@ export interface MachineOptions {
 }
 
 export interface Machine {
-  /** What the command wrote to stdout, run in there as root. Throws, with what it wrote, when it failed. */
-  run(command: string, ...args: string[]): string;
+  /** What the command wrote to stdout, run in there as root. Rejects, with what it wrote, when it failed. */
+  run(command: string, ...args: string[]): Promise<string>;
   /** The properties of a unit, by name. */
-  show(unit: string): Record<string, string>;
+  show(unit: string): Promise<Record<string, string>>;
 }
 
 /** Why there can be none here, or undefined when there can. */
@@ -70,22 +71,20 @@ export async function startMachine({ prepare, env, closing }: MachineOptions): P
     const file = kind === '--mount' ? 'mnt' : kind.slice(2);
     return `${kind}=/proc/${machine.pid}/ns/${file}`;
   });
-  const run = (command: string, ...args: string[]): string =>
-    execFileSync('nsenter', [...inside, `--pid=/proc/${machine.pid}/ns/pid_for_children`, command, ...args], {
-      encoding: 'utf8',
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
+  const pids = `--pid=/proc/${machine.pid}/ns/pid_for_children`;
+  const run = async (command: string, ...args: string[]): Promise<string> =>
+    (await promisify(execFile)('nsenter', [...inside, pids, command, ...args])).stdout;
   await machine.until('it booted', async () => {
     // Until it has a /run of its own, it would be the machine's systemd that answers.
-    run('test', '-d', '/run/machine');
-    run('systemctl', 'is-active', 'multi-user.target');
+    await run('test', '-d', '/run/machine');
+    await run('systemctl', 'is-active', 'multi-user.target');
     return true;
   });
   return {
     run,
-    show: (unit) =>
+    show: async (unit) =>
       Object.fromEntries(
-        run('systemctl', 'show', unit)
+        (await run('systemctl', 'show', unit))
           .split('\n')
           .map((line) => [line.slice(0, line.indexOf('=')), line.slice(line.indexOf('=') + 1)]),
       ),
