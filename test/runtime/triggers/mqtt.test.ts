@@ -430,7 +430,7 @@ describe('delivery AtLeastOnce', () => {
 
   test('of two replicas one holds the session, and the other takes over when it closes', async () => {
     const [nats, mosquitto] = await Promise.all([startNats(), startMosquitto()]);
-    const times = { ...timing, leaseTtlMs: 30_000 };
+    const times = { ...timing, leaseTtlMs: 120_000 };
     const first = await openTrigger({}, { nats, mqttUrl: mosquitto.url }, times);
     await first.untilState({ ready: true });
     const second = await openTrigger({}, { nats, mqttUrl: mosquitto.url }, times);
@@ -442,7 +442,7 @@ describe('delivery AtLeastOnce', () => {
     await count(nats, 50);
     const closingAt = performance.now();
     await first.close();
-    await until(15_000, () => expect(second.states.at(-1)?.message).toContain('subscribed to'));
+    await until(60_000, () => expect(second.states.at(-1)?.message).toContain('subscribed to'));
     // Released, not run out.
     expect(performance.now() - closingAt).toBeLessThan(times.leaseTtlMs / 2);
     await sending;
