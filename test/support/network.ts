@@ -1,10 +1,11 @@
 /**
- * A network namespace with two ways into it, of which one can be cut as a cable is: what is sent there vanishes, and
- * nobody is told. The addresses are of RFC 2544's range for tests, and nothing leaves the machine.
+ * A network namespace with two ways into it, of which one can be cut. The addresses are of RFC 2544's range for tests, and
+ * nothing leaves the machine.
  */
 import { execFileSync } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { existsSync } from 'node:fs';
+import { setTimeout as pause } from 'node:timers/promises';
 import { closeLater, type Closing } from './closing.ts';
 import type { Place } from './place.ts';
 
@@ -13,12 +14,19 @@ export interface Network {
   readonly place: Place & { readonly siteHost: string };
   /** Our own address at the end of the way that can be cut, as who is inside reaches us. */
   readonly outsideHost: string;
-  /** Packets of both directions are dropped from now on. */
-  cut(): void;
+  cut(how?: Cut): void;
   heal(): void;
   /** Of one TCP connection, by its port inside, packets of both directions are dropped for good. */
   cutPort(port: number): void;
+  /** SIGKILL to all that runs in it, until nothing does: what a robot's power switch is to its programs. */
+  kill(): Promise<void>;
 }
+
+/**
+ * `silence`: what is sent vanishes in both directions, and nobody is told. `link`: the interface inside is down; its kernel
+ * refuses what is to be sent there (ENETUNREACH), and nothing comes from outside.
+ */
+export type Cut = 'silence' | 'link';
 
 interface Way {
   readonly outside: string;
@@ -68,11 +76,19 @@ export function startNetwork(options: { closing?: Closing | undefined } = {}): N
       }),
     },
     outsideHost: site.outsideAddress,
-    cut() {
+    cut(how = 'silence') {
+      if (how === 'link') {
+        ip('-n', name, 'link', 'set', site.inside, 'down');
+        return;
+      }
       neighbour([], site.outside, site.insideAddress, nobody);
       neighbour(['-n', name], site.inside, site.outsideAddress, nobody);
     },
-    heal: () => connectWay(name, site),
+    heal() {
+      ip('-n', name, 'link', 'set', site.inside, 'up');
+      // An interface that went down has forgotten them.
+      connectWay(name, site);
+    },
     cutPort(port) {
       const rules = [`output tcp sport ${port}`, `input tcp dport ${port}`].map((text) => text.split(' '));
       inside(name, 'nft', 'add', 'table', 'inet', 'cut');
@@ -80,6 +96,14 @@ export function startNetwork(options: { closing?: Closing | undefined } = {}): N
         const chain = `{ type filter hook ${hook} priority 0; }`;
         inside(name, 'nft', 'add', 'chain', 'inet', 'cut', hook, chain);
         inside(name, 'nft', 'add', 'rule', 'inet', 'cut', hook, ...match, 'drop');
+      }
+    },
+    async kill() {
+      for (;;) {
+        const pids = ip('netns', 'pids', name).split('\n').filter(Boolean).map(Number);
+        if (pids.length === 0) return;
+        for (const pid of pids) kill(pid);
+        await pause(20);
       }
     },
   };
@@ -115,6 +139,15 @@ function connectWay(namespace: string, way: Way): void {
 
 function neighbour(within: string[], device: string, address: string, hardware: string): void {
   ip(...within, 'neighbour', 'replace', address, 'lladdr', hardware, 'dev', device, 'nud', 'permanent');
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    // It ended since it was listed.
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
 }
 
 const ip = (...args: string[]): string => run('ip', args);
