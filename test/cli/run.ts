@@ -24,16 +24,19 @@ export interface RunOptions {
   /** Written to stdin through a pipe of the shell, as a user would; nothing: stdin is empty. */
   readonly stdin?: string;
   readonly node?: string;
+  /** Where it runs; here by default. */
+  readonly place?: Pick<Place, 'enter'> | undefined;
 }
 
 /** Runs `faas` to its end, whatever its exit code. */
 export async function faas(args: readonly string[], options: RunOptions = {}): Promise<Ended> {
-  const { cwd, stdin, node = process.execPath } = options;
+  const { cwd, stdin, node = process.execPath, place } = options;
   const env = { ...process.env, FAAS_SITE: undefined, NO_COLOR: '1', ...options.env };
-  const [command, all] =
+  const launch =
     stdin === undefined
-      ? [node, [faasFile, ...args]]
-      : ['sh', ['-c', 'printf %s "$0" | "$@"', stdin, node, faasFile, ...args]];
+      ? { command: node, args: [faasFile, ...args] }
+      : { command: 'sh', args: ['-c', 'printf %s "$0" | "$@"', stdin, node, faasFile, ...args] };
+  const { command, args: all } = place?.enter(launch) ?? launch;
   const child = spawn(command, all, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
   let [stdout, stderr] = ['', ''];
   child.stdout.setEncoding('utf8').on('data', (chunk: string) => (stdout += chunk));
@@ -50,7 +53,7 @@ export interface TestSite {
   readonly args: string[];
   readonly info: SiteInfo;
   readonly process: RunningProcess;
-  /** With `--site`. */
+  /** With `--site`, and where the site is. */
   faas(args: readonly string[], options?: RunOptions): Promise<Ended>;
   /** What it wrote to stdout; throws unless the exit code is 0. */
   ok(args: readonly string[], options?: RunOptions): Promise<string>;
@@ -63,7 +66,7 @@ export async function startSite(
     dir?: string;
     env?: Record<string, string>;
     node?: string;
-    /** Where it runs; here by default. */
+    /** Where it runs, and commands on it; here by default. */
     place?: Pick<Place, 'enter'>;
     closing?: Closing;
   } = {},
@@ -82,7 +85,8 @@ export async function startSite(
     closing,
   });
   const info = JSON.parse(await up.line(/^\{"version"/)) as SiteInfo;
-  const onSite: TestSite['faas'] = (args, more) => faas(['--site', dir, ...args], more);
+  const onSite: TestSite['faas'] = (args, more) =>
+    faas(['--site', dir, ...args], { place: options.place, ...more });
   return {
     dir,
     args: options.args ?? [],

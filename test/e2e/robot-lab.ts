@@ -1,7 +1,7 @@
 /** A hub and robots, each in a network of its own whose link can be cut, with a program on each that keeps messages. */
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { jetstream, type JetStreamManager } from '@nats-io/jetstream';
+import { jetstream, type JetStreamManager, type JsMsg } from '@nats-io/jetstream';
 import { startSite, type TestSite } from '../cli/run.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { startNetwork, type Network } from '../support/network.ts';
@@ -19,11 +19,14 @@ export interface LabRobot {
   readonly program: RunningProcess;
   /** All of the site at once; its program goes on. */
   kill(): Promise<void>;
+  /** All that runs on it at once, its program too. */
+  killWhole(): Promise<void>;
+  /** What was killed. */
   start(): Promise<void>;
   /** Messages that were stored on it, by its program's word. */
   stored(): number;
-  /** Subjects of other robots that its program heard. */
-  heard(): string[];
+  /** Subjects that its program heard, of all that pass on its server; `foreign` name another robot. */
+  heard(): { readonly own: ReadonlySet<string>; readonly foreign: ReadonlySet<string> };
 }
 
 export interface RobotLab {
@@ -31,8 +34,10 @@ export interface RobotLab {
   readonly robots: readonly LabRobot[];
   restartHub(): Promise<void>;
   manager(): Promise<JetStreamManager>;
-  /** How many messages of each robot the hub has. */
+  /** How many messages of each robot's program the hub has. */
   received(): Promise<Record<string, number>>;
+  /** What the hub has of `robots.<robot>.kept.<topic>`, in its order. */
+  kept(robot: string, topic: string): Promise<JsMsg[]>;
   /**
    * ms until the hub has what was stored when it was asked, and what came meanwhile up to half a second's worth.
    */
@@ -47,7 +52,8 @@ export interface LabOptions {
   readonly perSecond: number;
   /** Of a robot's site; a folder of its own by default. */
   readonly dir?: string;
-  readonly env?: Record<string, string>;
+  /** Of the sites of robots. */
+  readonly env?: Record<string, string> | ((robot: string) => Promise<Record<string, string>>);
 }
 
 export async function startLab({ robots: ids, perSecond, dir, env }: LabOptions): Promise<RobotLab> {
@@ -64,28 +70,38 @@ export async function startLab({ robots: ids, perSecond, dir, env }: LabOptions)
     const { place } = network;
     const folder = dir ?? join(await temporaryFolder(), '.atoll');
     const file = await hub.add(id);
-    const start = (): Promise<TestSite> =>
+    const own = typeof env === 'function' ? await env(id) : env;
+    const startSiteOfIt = (): Promise<TestSite> =>
       startSite({
         dir: folder,
         place,
         args: [...robotArgs(id, file, `nats://${network.outsideHost}:${port}`), '--insecure'],
-        ...(env && { env }),
+        ...(own && { env: own }),
       });
-    let site = await start();
+    let stored = 0;
+    const heard = { own: new Set<string>(), foreign: new Set<string>() };
+    const onLine = (line: string): void => {
+      const [word = '', subject] = line.split(' ');
+      if (subject === undefined) stored = Number(word);
+      else heard[word as keyof typeof heard].add(subject);
+    };
+    const startProgram = async (): Promise<RunningProcess> => {
+      const script = join(import.meta.dirname, 'robot-program.ts');
+      const args = [script, folder, String(perSecond), String(stored + 1)];
+      const launch = place.enter({ command: process.execPath, args });
+      const started = await startProcess(launch.command, launch.args, { name: `a program of ${id}`, onLine });
+      await started.line(/^\d+$/);
+      return started;
+    };
+    let site = await startSiteOfIt();
     await online(hub, id);
-    const script = join(import.meta.dirname, 'robot-program.ts');
-    const launch = place.enter({ command: process.execPath, args: [script, folder, String(perSecond)] });
-    const program = await startProcess(launch.command, launch.args, { name: `a program of ${id}` });
-    await program.line(/^1$/);
-    const lines = (pattern: RegExp): string[] =>
-      program
-        .stdout()
-        .split('\n')
-        .filter((line) => pattern.test(line));
+    let program = await startProgram();
     return {
       id,
       network,
-      program,
+      get program() {
+        return program;
+      },
       get site() {
         return site;
       },
@@ -93,29 +109,47 @@ export async function startLab({ robots: ids, perSecond, dir, env }: LabOptions)
         process.kill(site.info.pid, 'SIGKILL');
         await site.process.exited;
       },
-      async start() {
-        site = await start();
+      async killWhole() {
+        await network.kill();
+        await Promise.all([site.process.exited, program.exited]);
       },
-      stored: () => Number(lines(/^\d+$/).at(-1) ?? 0),
-      heard: () => [...new Set(lines(/^heard /))],
+      async start() {
+        site = await startSiteOfIt();
+        if (!program.running) program = await startProgram();
+      },
+      stored: () => stored,
+      heard: () => heard,
     };
   }
 
-  // Two at a time are what two cores can carry.
-  const robots: LabRobot[] = [];
-  for (let at = 0; at < ids.length; at += 2) {
-    robots.push(...(await Promise.all(ids.slice(at, at + 2).map(openRobot))));
-  }
-
+  const robots = await inPairs(ids, openRobot);
   const manager = async (): Promise<JetStreamManager> => managerOf(await ours(hub));
 
   async function received(at: JetStreamManager): Promise<Record<string, number>> {
-    const { state } = await at.streams.info('TELEMETRY', { subjects_filter: '>' });
+    const { state } = await at.streams.info('TELEMETRY', { subjects_filter: 'robots.*.kept.count' });
     const counts = Object.entries(state.subjects ?? {}).map(([subject, count]) => [
       subject.split('.')[1],
       count,
     ]);
     return Object.fromEntries(counts) as Record<string, number>;
+  }
+
+  async function kept(robot: string, topic: string): Promise<JsMsg[]> {
+    const subject = `robots.${robot}.kept.${topic}`;
+    const connection = await ours(hub);
+    const { state } = await (
+      await managerOf(connection)
+    ).streams.info('TELEMETRY', { subjects_filter: subject });
+    const count = Object.values(state.subjects ?? {}).reduce((sum, one) => sum + one, 0);
+    const messages: JsMsg[] = [];
+    if (count === 0) return messages;
+    const options = { filter_subjects: subject };
+    const consumer = await jetstream(connection).consumers.get('TELEMETRY', options);
+    for await (const message of await consumer.consume()) {
+      messages.push(message);
+      if (messages.length === count) break;
+    }
+    return messages;
   }
 
   return {
@@ -130,6 +164,7 @@ export async function startLab({ robots: ids, perSecond, dir, env }: LabOptions)
     },
     manager,
     received: async () => received(await manager()),
+    kept,
     async catchUp({ id, stored }) {
       const at = await manager();
       const since = performance.now();
@@ -155,24 +190,20 @@ export async function startLab({ robots: ids, perSecond, dir, env }: LabOptions)
         },
         catchUpMs,
       );
-      const got = await messagesOf(hub, at);
-      return Object.fromEntries(
-        robots.map(({ id, stored }) => [id, { stored: stored(), got: got.get(id) ?? [] }]),
-      );
+      const books = robots.map(async ({ id, stored }) => {
+        const got = (await kept(id, 'count')).map((message) => Number(message.string()));
+        return [id, { stored: stored(), got }] as const;
+      });
+      return Object.fromEntries(await Promise.all(books));
     },
   };
 }
 
-/** All that the hub has, by robot, in its order. */
-async function messagesOf(hub: Hub, at: JetStreamManager): Promise<Map<string, number[]>> {
-  const { last_seq: last } = (await at.streams.info('TELEMETRY')).state;
-  const consumer = await jetstream(await ours(hub)).consumers.get('TELEMETRY');
-  const got = new Map<string, number[]>();
-  for await (const message of await consumer.consume()) {
-    const robot = message.subject.split('.')[1] ?? '';
-    const numbers = got.get(robot) ?? [];
-    if (numbers.push(Number(message.string())) === 1) got.set(robot, numbers);
-    if (message.seq === last) break;
+/** Two at a time are what two cores can carry. */
+export async function inPairs<T, R>(all: readonly T[], work: (one: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  for (let at = 0; at < all.length; at += 2) {
+    results.push(...(await Promise.all(all.slice(at, at + 2).map(work))));
   }
-  return got;
+  return results;
 }

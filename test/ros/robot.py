@@ -185,14 +185,25 @@ def main():
     robot = Robot(node)
     timers = {}
 
+    def publish_number():
+        robot.numbers.publish(UInt64(data=robot.numbers_published))
+        robot.numbers_published += 1
+
+    def pace(line):
+        """{"hz"}: from now on a further number so often, 0: none. Answers with how many were published until now."""
+        if "pace" in timers:
+            node.destroy_timer(timers.pop("pace"))
+        if line["hz"] > 0:
+            timers["pace"] = node.create_timer(1 / line["hz"], publish_number)
+        return robot.numbers_published
+
     def numbers(line):
         """{"count", "hz"}: further numbers, one after the last that was published; answers after the last of them."""
         left = line["count"]
 
         def tick():
             nonlocal left
-            robot.numbers.publish(UInt64(data=robot.numbers_published))
-            robot.numbers_published += 1
+            publish_number()
             left -= 1
             if left == 0:
                 node.destroy_timer(timers.pop(line["id"]))
@@ -222,7 +233,7 @@ def main():
             "numbers": robot.numbers_published,
         }
 
-    nodes.run(node, {"numbers": numbers, "matched": matched, "state": state})
+    nodes.run(node, {"numbers": numbers, "pace": pace, "matched": matched, "state": state})
 
 
 main()

@@ -241,8 +241,10 @@ export interface SimulatedRobot {
   nextCommand(timeoutMs?: number): Promise<{ linear: number; angular: number }>;
   /** `count` further messages of `numbers`, each one more than the last; resolves with how many there were in all. */
   numbers(count: number, hz: number): Promise<number>;
+  /** From now on a further one so often, 0: none any more; resolves with how many there were until now. */
+  pace(hz: number): Promise<number>;
   /** Resolves when so many subscriptions have found `numbers`. */
-  matched(subscriptions?: number): Promise<void>;
+  matched(subscriptions?: number, timeoutMs?: number): Promise<void>;
   state(): Promise<{
     x: number;
     y: number;
@@ -284,7 +286,9 @@ export async function startSimulatedRobot(options: SimulatedRobotOptions): Promi
     },
     numbers: async (count, hz) =>
       (await node.ask('numbers', { count, hz }, answerMs + (count / hz) * 2000)) as number,
-    matched: async (count = 1) => void (await node.ask('matched', { count })),
+    pace: async (hz) => (await node.ask('pace', { hz })) as number,
+    matched: async (count = 1, timeoutMs = answerMs) =>
+      void (await node.ask('matched', { count }, timeoutMs)),
     state: async () => (await node.ask('state')) as Awaited<ReturnType<SimulatedRobot['state']>>,
   };
 }
