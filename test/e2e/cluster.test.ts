@@ -30,7 +30,7 @@ interface Done {
 const unmeasured = await missing('metrics-server');
 
 // One waits for pods and the other for what is measured of them.
-describe.skipIf(await missingNodes()).concurrent('a cluster', { timeout: 240_000 }, () => {
+describe.skipIf(await missingNodes()).concurrent('a cluster', { timeout: 600_000 }, () => {
   let kubernetes: KubernetesWithNodes;
   let nats: NatsConnection;
 
@@ -139,7 +139,7 @@ describe.skipIf(await missingNodes()).concurrent('a cluster', { timeout: 240_000
         kubernetes.kubectl(['get', 'fn', 'busy', '-n', namespace, '-o', `jsonpath=${path}`]);
       const untilReplicas = (count: number): Promise<void> =>
         expect
-          .poll(() => read('{.status.replicas} {.status.readyReplicas}'), { timeout: 90_000, interval: 500 })
+          .poll(() => read('{.status.replicas} {.status.readyReplicas}'), { timeout: 180_000, interval: 500 })
           .toBe(`${count} ${count}`)
           .catch(async (error: unknown) => {
             const state = await kubernetes.kubectl(['describe', 'hpa,pods,fn', '-n', namespace]);
