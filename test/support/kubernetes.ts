@@ -442,12 +442,16 @@ async function makeCertificates(folder: string, addresses: readonly string[]): P
   return { ca, server, kubeletClient, serviceAccount };
 }
 
+/** Four seconds on a machine with nothing else to do. */
+const startMs = 100_000;
+
 /** On a port that somebody else took, somebody else would answer with another certificate, which is refused. */
 async function untilReady(process: RunningProcess, url: string, ca: string, token?: string): Promise<void> {
-  await process.until('it is ready', async () => {
+  const look = async (): Promise<true | undefined> => {
     const { status } = await ask({ method: 'GET', url, ca, token });
     return status === 200 || undefined;
-  });
+  };
+  await process.until('it is ready', look, startMs);
 }
 
 interface Asked {
@@ -506,9 +510,9 @@ async function kubectl(
 }
 
 async function untilTrue(what: string, check: () => Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 30_000;
+  const deadline = Date.now() + startMs;
   while (!(await check())) {
-    if (Date.now() > deadline) throw new Error(`waited 30 s in vain until ${what}`);
+    if (Date.now() > deadline) throw new Error(`waited ${startMs / 1000} s in vain until ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
