@@ -3,6 +3,7 @@ import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
 import type { RobotPresence } from '../controller/broker/presence.ts';
+import type { KeptTelemetry } from '../controller/broker/telemetry-room.ts';
 import type { SiteInfo } from '../controller/stores/site.ts';
 import type { Key } from '../controller/stores/store.ts';
 import type { LiveStatus } from '../gateway/api/status.ts';
@@ -69,9 +70,8 @@ export class Gateway {
   }
 
   /** Of a hub. Rejects with NotFound elsewhere. */
-  async robots(signal?: AbortSignal): Promise<RobotPresence[]> {
-    const { robots } = await this.#json<{ robots: RobotPresence[] }>('/atoll/v1/robots', { signal });
-    return robots;
+  robots(signal?: AbortSignal): Promise<{ robots: RobotPresence[]; kept?: KeptTelemetry }> {
+    return this.#json('/atoll/v1/robots', { signal });
   }
 
   /** Whoever answers at the address. */

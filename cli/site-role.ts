@@ -1,5 +1,6 @@
 /** Whether a site is a hub or a robot of one, as `faas up` was told, and what that makes of its nats-server. */
 import { join, resolve } from 'node:path';
+import { memoryBytes } from '../crds/values.ts';
 import {
   brokerConfig,
   loopback,
@@ -10,6 +11,7 @@ import { usualPorts } from '../controller/broker/nats-server.ts';
 import { readPasswords } from '../controller/broker/passwords.ts';
 import { hubUrl, readRobotFile, type RobotFile } from '../controller/broker/robot-file.ts';
 import { hubSite, openRobots, robotUsers } from '../controller/broker/robots.ts';
+import { hubTelemetryBytes, leastTelemetryBytes } from '../controller/broker/telemetry-room.ts';
 import { writeAtomically } from '../controller/stores/atomic-file.ts';
 import type { SitePaths } from '../controller/stores/site.ts';
 import { usageError } from './failure.ts';
@@ -21,6 +23,8 @@ export type SiteRole =
       readonly listen: string;
       readonly ports: { readonly leaf: number; readonly websocket: number };
       readonly tls?: ListenerTls;
+      /** What all robots together may have kept at the hub. */
+      readonly telemetryBytes: number;
     }
   | {
       readonly kind: 'robot';
@@ -40,6 +44,8 @@ export interface RoleOptions {
   readonly websocketPort: number;
   readonly tlsCert?: string | undefined;
   readonly tlsKey?: string | undefined;
+  /** A quantity, such as 10Gi. */
+  readonly telemetrySize?: string | undefined;
   readonly insecure: boolean;
 }
 
@@ -48,6 +54,7 @@ export async function roleOf(options: RoleOptions): Promise<SiteRole | undefined
   const { control, robot, hub, robotFile } = options;
   if (control && robot !== undefined) throw usageError('--control and --robot name two roles', 'Give one.');
   if (control) return controlRole(options);
+  if (options.telemetrySize !== undefined) throw usageError('--telemetry-size goes with --control');
   if (robot === undefined) {
     const stray = Object.entries({ hub, 'robot-file': robotFile }).find(([, value]) => value !== undefined);
     if (stray !== undefined) throw usageError(`--${stray[0]} goes with --robot`);
@@ -90,9 +97,17 @@ function controlRole(options: RoleOptions): SiteRole {
     kind: 'control',
     listen: host,
     ports: { leaf: leafPort, websocket: websocketPort },
+    telemetryBytes: telemetryBytesOf(options.telemetrySize),
     ...(tlsCert !== undefined &&
       tlsKey !== undefined && { tls: { certificate: resolve(tlsCert), key: resolve(tlsKey) } }),
   };
+}
+
+function telemetryBytesOf(size: string | undefined): number {
+  if (size === undefined) return hubTelemetryBytes;
+  const bytes = /^[0-9]{1,12}([.][0-9]{1,9})?(k|M|G|Ki|Mi|Gi)?$/.test(size) ? memoryBytes(size) : 0;
+  if (bytes >= leastTelemetryBytes) return bytes;
+  throw usageError(`--telemetry-size must be a size of at least 4Mi, such as 500Mi or 10Gi, not "${size}"`);
 }
 
 export const siteOf = (role: SiteRole): string => (role.kind === 'control' ? hubSite : role.file.robot);

@@ -13,6 +13,7 @@ import { startRobotLink } from '../controller/broker/robot-link.ts';
 import { openRobotMetrics } from '../controller/broker/robot-metrics.ts';
 import { openRobots } from '../controller/broker/robots.ts';
 import { startSweep } from '../controller/broker/sweep.ts';
+import { hubTelemetryBytes } from '../controller/broker/telemetry-room.ts';
 import { startController } from '../controller/start.ts';
 import { openDirectoryStore } from '../controller/stores/directory.ts';
 import { endMarkedProcesses } from '../controller/stores/process-marks.ts';
@@ -129,7 +130,15 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
     stops.push(() => sweep.stop());
     const hub =
       role?.kind === 'control'
-        ? startHub({ broker: broker!, role, robots: openRobots(paths.dir), link, log })
+        ? startHub({
+            broker: broker!,
+            role,
+            robots: openRobots(paths.dir),
+            telemetryBytes:
+              options.role?.kind === 'control' ? options.role.telemetryBytes : hubTelemetryBytes,
+            link,
+            log,
+          })
         : undefined;
     if (hub !== undefined) stops.push(() => hub.stop());
     const keysFile = await keysFileOf(options, paths);
@@ -143,7 +152,7 @@ export async function startSite(options: SiteOptions): Promise<RunningSite> {
       backend,
       inbox,
       deadLetters,
-      ...(hub && { robots: hub, metrics: () => openRobotMetrics(() => hub.list()).text() }),
+      ...(hub && { robots: hub, metrics: () => openRobotMetrics(hub).text() }),
       log,
     });
     const info = infoOf({ siteName, url: gateway.url, nats, mqtt, s3, broker });

@@ -54,7 +54,7 @@ export interface GatewayOptions {
   /** In a cluster: where Pods get their packages, and deploys put them. */
   readonly packages?: PackageCache;
   /** Of a hub: its robots, how each is and what its functions log. */
-  readonly robots?: Pick<Hub, 'list' | 'logs'>;
+  readonly robots?: Pick<Hub, 'list' | 'kept' | 'logs'>;
   /** The controller's own, as Prometheus text. */
   readonly metrics?: () => Promise<string>;
   readonly log: Log;

@@ -138,7 +138,7 @@ const hubFor = (info: SiteInfo | undefined): string => {
 async function untilApplied({ gateway }: Site, is: (robots: RobotPresence[]) => boolean): Promise<void> {
   if (gateway === undefined) return;
   const deadline = Date.now() + appliedMs;
-  while (!is(await gateway.robots())) {
+  while (!is((await gateway.robots()).robots)) {
     if (Date.now() > deadline) {
       throw new Failure(exitCodes.site, `the running hub did not take it over within ${appliedMs / 1000} s`, {
         advice: 'See what it printed last.',

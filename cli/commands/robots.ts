@@ -1,6 +1,8 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import type { RobotPresence } from '../../controller/broker/presence.ts';
+import type { KeptTelemetry } from '../../controller/broker/telemetry-room.ts';
 import { defineCommand } from '../command.ts';
+import { bytesText } from '../doctor/check.ts';
 import { age, note, print, printData, table } from '../output.ts';
 import { openRunningSite } from '../site.ts';
 
@@ -27,17 +29,25 @@ export const command = defineCommand({
   async run({ site, context, output, watch }) {
     const { gateway } = await openRunningSite({ site, context });
     for (;;) {
-      const robots = await gateway.robots();
+      const { robots, kept } = await gateway.robots();
       if (output === 'json' && watch) print(JSON.stringify(robots));
       else if (output === 'json' || output === 'yaml') await printData(robots, output);
       else if (robots.length === 0) note('There are no robots; "faas robot add ID" adds one.');
-      else print(robotTable(robots, Date.now()));
+      else {
+        print(robotTable(robots, Date.now()));
+        if (kept !== undefined) note(keptText(kept));
+      }
       if (!watch) return;
       await pause(watchMs);
       if (output === undefined) print('');
     }
   },
 });
+
+function keptText({ messages, bytes, maxBytes, dropped }: KeptTelemetry): string {
+  const gaveWay = dropped === 0 ? '' : `; ${dropped} gave way, the oldest first`;
+  return `Kept of all: ${messages} messages, ${bytesText(bytes)} of ${bytesText(maxBytes)}${gaveWay}`;
+}
 
 export function robotTable(robots: readonly RobotPresence[], now: number): string {
   const header = [

@@ -123,6 +123,12 @@ export const command = defineCommand({
       default: usualPorts.websocket,
       describe: 'With --control --websocket: the port for links and browsers by WebSocket',
     },
+    'telemetry-size': {
+      type: 'string',
+      value: 'SIZE',
+      describe:
+        'With --control: what the hub keeps of all robots together, such as 500Mi; then the oldest goes. 10Gi, or a half, a quarter, … of it on a small disk',
+    },
     'tls-cert': {
       type: 'string',
       value: 'FILE',

@@ -23,6 +23,7 @@ import type { Broker } from './nats-server.ts';
 import { heartbeatOf, openPresence, presenceSubject, type RobotPresence, type Sourced } from './presence.ts';
 import { readRobotLogs, type LogQuestion } from './robot-logs.ts';
 import { robotUsers, type Robots } from './robots.ts';
+import { keptTelemetry, limitTelemetry, type KeptTelemetry } from './telemetry-room.ts';
 
 /** A source that lives shows it every second. */
 const silentSourceMs = 3_500;
@@ -34,6 +35,8 @@ export interface HubOptions {
   readonly broker: Broker;
   readonly role: BrokerRole & { kind: 'control' };
   readonly robots: Robots;
+  /** What all robots together may have kept here; less where the disk has no room for it. */
+  readonly telemetryBytes: number;
   /** To our own server. */
   readonly link: NatsLink;
   readonly log: Log;
@@ -42,6 +45,8 @@ export interface HubOptions {
 export interface Hub {
   /** In the order of their ids. */
   list(): Promise<RobotPresence[]>;
+  /** Undefined while there were no robots, or the own server cannot be asked. */
+  kept(): Promise<KeptTelemetry | undefined>;
   /**
    * JSON lines of the log of one of its functions, several at a time. Rejects with NotFound, with RobotAway when it does
    * not answer (any more), and with what the robot refused.
@@ -61,6 +66,7 @@ export function startHub(options: HubOptions): Hub {
   let changing: Promise<void> = Promise.resolve();
   let applying: Promise<void> | undefined;
   let again = false;
+  let toldBytes: number | undefined;
   let subscription: Subscription | undefined;
   let retry: NodeJS.Timeout | undefined;
 
@@ -100,6 +106,19 @@ export function startHub(options: HubOptions): Hub {
     await ensureClaims(connection);
     for (const robot of gone) await freeClaim(connection, robot);
     await change(() => setSources(connection, [...ids]));
+    await change(() => keepWithin(connection));
+  }
+
+  async function keepWithin(connection: NatsConnection): Promise<void> {
+    const manager = await jetstreamManager(connection, { checkAPI: false });
+    if ((await keptTelemetry(manager)) === undefined) return;
+    const bytes = await limitTelemetry(manager, options.telemetryBytes);
+    if (bytes >= options.telemetryBytes || bytes === toldBytes) return;
+    toldBytes = bytes;
+    log.warn(
+      { bytes, wanted: options.telemetryBytes },
+      'the disk has no room for all that may be kept of the robots: less is kept',
+    );
   }
 
   /**
@@ -210,6 +229,11 @@ export function startHub(options: HubOptions): Hub {
         };
       };
       return await Promise.all([...ids].sort().map(one));
+    },
+    async kept() {
+      const connection = link.current();
+      if (connection === undefined) return undefined;
+      return await keptTelemetry(await jetstreamManager(connection, { checkAPI: false }));
     },
     async *logs(robot, question, signal) {
       const known = (await robots.list()).map(({ id }) => id);

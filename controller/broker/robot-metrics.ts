@@ -1,6 +1,7 @@
 /** The links of a hub's robots, as Prometheus reads them. A robot is a machine of the site, and there are few. */
 import { Counter, Gauge, Registry } from 'prom-client';
 import type { RobotPresence } from './presence.ts';
+import type { KeptTelemetry } from './telemetry-room.ts';
 
 export interface RobotMetrics {
   readonly registry: Registry;
@@ -8,7 +9,10 @@ export interface RobotMetrics {
   text(): Promise<string>;
 }
 
-export function openRobotMetrics(list: () => Promise<readonly RobotPresence[]>): RobotMetrics {
+export function openRobotMetrics(hub: {
+  list(): Promise<readonly RobotPresence[]>;
+  kept(): Promise<KeptTelemetry | undefined>;
+}): RobotMetrics {
   const registry = new Registry();
   const options = (name: string, help: string) => ({
     name,
@@ -33,13 +37,21 @@ export function openRobotMetrics(list: () => Promise<readonly RobotPresence[]>):
       'Kept messages that the robot lost before the hub had them',
     ),
   );
+  const ofHub = (name: string, help: string) => ({ name, help, registers: [registry] });
+  const bytes = new Gauge(ofHub('atoll_hub_telemetry_bytes', 'Of all robots, kept at the hub'));
+  const maxBytes = new Gauge(
+    ofHub('atoll_hub_telemetry_limit_bytes', 'As much is kept; then the oldest goes'),
+  );
+  const gaveWay = new Counter(
+    ofHub('atoll_hub_telemetry_dropped_messages_total', 'Oldest messages that gave way at the hub'),
+  );
 
   return {
     registry,
     async text() {
       // Robots that were removed are not shown any more.
       registry.resetMetrics();
-      for (const one of await list()) {
+      for (const one of await hub.list()) {
         const { robot } = one;
         const set = (metric: Gauge, value: number | undefined): void => {
           if (value !== undefined) metric.labels(robot).set(value);
@@ -53,6 +65,10 @@ export function openRobotMetrics(list: () => Promise<readonly RobotPresence[]>):
         set(telemetry, one.lastTelemetry === undefined ? undefined : Date.parse(one.lastTelemetry) / 1_000);
         dropped.labels(robot).inc(one.dropped);
       }
+      const kept = await hub.kept();
+      bytes.set(kept?.bytes ?? 0);
+      if (kept) maxBytes.set(kept.maxBytes);
+      gaveWay.inc(kept?.dropped ?? 0);
       return await registry.metrics();
     },
   };

@@ -1,5 +1,5 @@
 /**
- * Of a hub. GET /atoll/v1/robots: its robots and how each is, as { robots: RobotPresence[] }. GET
+ * Of a hub. GET /atoll/v1/robots: its robots and how each is, as { robots: RobotPresence[], kept?: KeptTelemetry }. GET
  * /atoll/v1/robots/{robot}/namespaces/{ns}/functions/{name}/logs: as the same path without the robot. When the robot goes
  * away while its log is read, the trailer `Atoll-Error: CODE MESSAGE` says so.
  */
@@ -18,11 +18,12 @@ const logsPath = '/atoll/v1/robots/:robot/namespaces/:namespace/functions/:name/
 
 export function robotRoutes(
   app: FastifyInstance,
-  { robots, stopping }: { robots: Pick<Hub, 'list' | 'logs'>; stopping: AbortSignal },
+  { robots, stopping }: { robots: Pick<Hub, 'list' | 'kept' | 'logs'>; stopping: AbortSignal },
 ): void {
   app.get('/atoll/v1/robots', { config: { door: 'control', route: 'robots' } }, async (request) => {
     queryOf(request.query, []);
-    return { robots: await robots.list() };
+    const [list, kept] = await Promise.all([robots.list(), robots.kept()]);
+    return { robots: list, ...(kept && { kept }) };
   });
 
   app.get<{ Params: FunctionParams & { robot: string } }>(

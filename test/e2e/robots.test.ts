@@ -720,6 +720,8 @@ test('faas up says what a role needs', async () => {
   expect(await refused('--robot', 'robot1')).toContain('--hub URL and --robot-file FILE');
   expect(await refused('--control', '--robot', 'robot1')).toContain('two roles');
   expect(await refused('--control', '--host', '0.0.0.0')).toContain('--tls-cert');
+  expect(await refused('--control', '--telemetry-size', '1Mi')).toContain('at least 4Mi, such as 500Mi');
+  expect(await refused('--telemetry-size', '1Gi')).toContain('goes with --control');
   expect(await refused('--print-config')).toContain('--control or --robot');
   expect(await refused('--control', '--nats', 'nats://127.0.0.1:1')).toContain('--print-config');
 });

@@ -21,6 +21,7 @@ import {
 import { root, startSite, type TestSite } from '../cli/run.ts';
 import { definitions, type KnownType } from '../runtime/telemetry/types.ts';
 import { temporaryFolder } from '../support/folder.ts';
+import { freePort } from '../support/ports.ts';
 import { missing } from '../support/requirement.ts';
 import { managerOf, online, ours, robotArgs, startHub, until, type Hub } from './fleet.ts';
 import { familyOf } from './site.ts';
@@ -97,7 +98,8 @@ describe.skipIf(skipped)('telemetry of a robot', () => {
   let [atHub, atRobot]: NatsConnection[] = [];
 
   beforeAll(async () => {
-    hub = await startHub();
+    const port = String(await freePort());
+    hub = await startHub({ args: ['--control', '--leaf-port', port, '--telemetry-size', '16Mi'] });
     site = await startSite({ args: robotArgs(robot, await hub.add(robot), hub.url) });
     await online(hub, robot);
     await site.ok(['deploy', await changedCopy(), '--timeout', '120']);
@@ -344,4 +346,32 @@ describe.skipIf(skipped)('telemetry of a robot', () => {
     });
     expect(await ask('drive', Date.now() - 10_000)).toMatchObject({ ok: false, code: 'Expired' });
   });
+
+  // The last one: what was kept before gives way.
+  test('what robots keep never takes more of the hub than it may, and what gave way is counted', async () => {
+    const megabyte = new Uint8Array(1_000_000);
+    const last = `robots.${robot}.kept.flood.19`;
+    for (let number = 0; number < 20; number += 1) {
+      await atRobot!.request(`robots.${robot}.kept.flood.${number}`, megabyte, { timeout: 20_000 });
+    }
+    const manager = await managerOf(atHub!);
+    await until('the last one is at the hub', async () =>
+      manager.streams
+        .getMessage('TELEMETRY', { last_by_subj: last })
+        .catch(() => null)
+        .then((one) => one ?? undefined),
+    );
+    const { state } = await manager.streams.info('TELEMETRY');
+    expect(state.bytes).toBeLessThanOrEqual(16 * 1024 * 1024);
+    expect(state.messages).toBe(16);
+    expect(state.first_seq).toBeGreaterThan(1);
+    const { stderr, stdout } = await hub.faas(['robots']);
+    expect(stdout).toMatch(/^robot1 +online /m);
+    expect(stderr).toContain(
+      `Kept of all: 16 messages, 15.3 MiB of 16 MiB; ${state.first_seq - 1} gave way, the oldest first`,
+    );
+    const metrics = await (await fetch(`${hub.info.url}/metrics`)).text();
+    expect(metrics).toContain('\natoll_hub_telemetry_limit_bytes 16777216\n');
+    expect(metrics).toContain(`\natoll_hub_telemetry_dropped_messages_total ${state.first_seq - 1}\n`);
+  }, 120_000);
 });

@@ -209,6 +209,20 @@ describe('what cannot be sent', () => {
     expect(published('robots.robot1.live')).toEqual([]);
   });
 
+  test('wide text, which has no agreed form: in CDR it goes as it is, else it is told', async () => {
+    const wide = 'example_msgs/msg/Wide';
+    // Four bytes a letter, as Jazzy has it.
+    const data = Uint8Array.of(0, 1, 0, 0, 1, 0, 0, 0, 0xfc, 0, 0, 0);
+    calls.answer(wide, 'wstring text\n');
+    const untouched = open('{ ros: /a, as: cdr }');
+    await untouched.forward(data, context('/a', wide));
+    expect(published('robots.robot1.live').map((call) => call.data)).toEqual([data]);
+    const { forward, problems, counts } = open('{ ros: /b, as: json }');
+    await forward(data, context('/b', wide));
+    expect(problems).toEqual([expect.stringMatching(/^\/b: it is no example_msgs\/msg\/Wide: .*wstring/)]);
+    expect(counts('/b')).toMatchObject({ in: 1, dropped: 1, decodeErrors: 1 });
+  });
+
   test('of class lossless is a dead letter, at once', async () => {
     const { forward, counts } = open('{ ros: /a, as: json, class: lossless }');
     await expect(forward(Uint8Array.of(0, 1, 0, 0, 1), context('/a', type))).rejects.toThrow(PermanentError);

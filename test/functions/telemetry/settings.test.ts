@@ -180,13 +180,18 @@ test('a topic of ROS has no dots, so settings are no way out of the subjects of 
   }
 });
 
-test('the manifest that is deployed is valid', async () => {
-  const file = join(import.meta.dirname, '../../../functions/telemetry/function.yaml');
+async function settingsIn(manifest: string) {
+  const file = join(import.meta.dirname, '../../../functions/telemetry', manifest);
   const { spec } = parse(await readFile(file, 'utf8')) as {
     spec: { env: { name: string; value: string }[] };
   };
-  const { value } = spec.env.find(({ name }) => name === 'TELEMETRY')!;
-  const settings = read(value);
+  return read(spec.env.find(({ name }) => name === 'TELEMETRY')!.value);
+}
+
+test('the manifests that are deployed are valid', async () => {
+  const frames = await settingsIn('frames.yaml');
+  expect(frames.topics).toMatchObject([{ ros: '/camera/image/compressed', class: 'frames', enabled: true }]);
+  const settings = await settingsIn('function.yaml');
   expect(settings.topics.map(({ ros, class: kind, enabled }) => [ros, kind, enabled])).toEqual([
     ['/odom', 'latest', true],
     ['/scan', 'latest', true],
