@@ -88,6 +88,23 @@ describe.skipIf(await missing('ros'))('the link to the ROS process', () => {
       names: ['site', 'namespace'],
     });
     expect(parameters).toMatchObject({ values: [{ string_value: 'local' }, { string_value: '/robot1' }] });
+    // What "ros2 param list", "describe" and "set" ask.
+    const asked = (name: string, request: object) =>
+      peer.call(
+        `/robot1/atoll/${name}`,
+        `rcl_interfaces/srv/${name.replace(/(^|_)(.)/g, (_, __, letter: string) => letter.toUpperCase())}`,
+        request,
+      );
+    expect(await asked('list_parameters', {})).toMatchObject({
+      result: { names: expect.arrayContaining(['site', 'namespace']) as string[] },
+    });
+    expect(await asked('describe_parameters', { names: ['site'] })).toMatchObject({
+      descriptors: [{ name: 'site', description: 'Name of the Atoll site', read_only: true }],
+    });
+    const value = { type: 4, string_value: 'other' };
+    expect(await asked('set_parameters', { parameters: [{ name: 'site', value }] })).toMatchObject({
+      results: [{ successful: false }],
+    });
   });
 
   test('takes messages as CDR, with the definition that decodes them, and keeps 64 bits', async () => {
