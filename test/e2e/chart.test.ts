@@ -1,6 +1,7 @@
 /** A user's whole way in a real cluster: the chart, brokers and store beside it, everything through `faas` and kubectl. */
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { connectAsync } from 'mqtt';
@@ -9,6 +10,7 @@ import type { FunctionObject } from '../../crds/function.ts';
 import type { Connections } from '../../examples/site.ts';
 import { deployExamples, sendEvents, table } from '../../examples/tour.ts';
 import { faas, functionFolder, greeterSource, type Ended } from '../cli/run.ts';
+import { closeLater } from '../support/closing.ts';
 import {
   missingNodes,
   startKubernetesWithNodes,
@@ -22,6 +24,8 @@ import { startVersitygw, type S3Server } from '../support/s3.ts';
 import { get as call, startCallers } from './callers.ts';
 
 const key = { id: 'examples', secret: 'not-a-secret-outside-of-this-test' };
+/** Of a Secret that the function takes a variable from. */
+const token = 'shown-to-nobody-but-the-handler';
 /** Requests by NATS, while a version is replaced by the next. */
 const perSecond = 100;
 /** A busy machine may take its time; what counts is that all are answered. */
@@ -81,9 +85,14 @@ describe.skipIf(absent)('a cluster', { timeout: 300_000 }, () => {
   }
 
   test('a function is deployed, called in every way, scaled, replaced, rolled back and deleted', async () => {
+    await kubernetes.kubectl([
+      ...['create', 'secret', 'generic', 'shop', '-n', namespace],
+      `--from-literal=token=${token}`,
+    ]);
     const folder = await functionFolder(
       'greeter',
       `
+  env: [{ name: TOKEN, valueFrom: { secretKeyRef: { name: shop, key: token } } }]
   timeoutSeconds: 30
   concurrency: 10
   triggers:
@@ -203,6 +212,18 @@ describe.skipIf(absent)('a cluster', { timeout: 300_000 }, () => {
     expect((await fetch(`${url}/greet`)).status).toBe(200);
     const door = `${url}/ns/${namespace}/2015-03-31/functions/greeter/invocations`;
     expect((await fetch(door, { method: 'POST', body: '{}' })).status).toBe(403);
+    const invoked = await signed(key.secret).send(
+      new InvokeCommand({ FunctionName: 'greeter', Payload: Buffer.from('{"name":"signed"}') }),
+    );
+    expect(JSON.parse(Buffer.from(invoked.Payload ?? []).toString())).toMatchObject({ hello: 'signed' });
+    await expect(
+      signed('another').send(new InvokeCommand({ FunctionName: 'greeter' })),
+    ).rejects.toMatchObject({ $metadata: { httpStatusCode: 403 } });
+
+    const said = await everythingSaid();
+    for (const word of ['the gateway listens', 'this controller leads', "{ name: 'nats' }", 'fn-greeter'])
+      expect(said).toContain(word);
+    for (const secret of [token, key.secret, s3.secretAccessKey]) expect(said).not.toContain(secret);
 
     await ok('delete', 'greeter');
     await expect.poll(() => leftovers(), { timeout: 90_000 }).toEqual([]);
@@ -244,6 +265,34 @@ describe.skipIf(absent)('a cluster', { timeout: 300_000 }, () => {
   async function oldAnswers(property: string): Promise<number> {
     const answers = await Promise.all(Array.from({ length: 20 }, () => ask('shop.greet', { name: 'nats' })));
     return answers.filter((answer) => !(property in answer)).length;
+  }
+
+  /** AWS's own client at the gateway's Service. */
+  function signed(secretAccessKey: string): LambdaClient {
+    const lambda = new LambdaClient({
+      endpoint: `${release.url}/ns/${namespace}`,
+      region: 'us-east-1',
+      credentials: { accessKeyId: key.id, secretAccessKey },
+      maxAttempts: 1,
+    });
+    closeLater(() => Promise.resolve(lambda.destroy()));
+    return lambda;
+  }
+
+  /** Objects, Events and what `describe` makes of them, and the logs of ours and of the function. */
+  async function everythingSaid(): Promise<string> {
+    const kinds = 'functions,configmaps,deployments,replicasets,pods,services,events';
+    const logs = ['--all-containers', '--tail=-1', '--max-log-requests=50', '--ignore-errors'];
+    const texts = await Promise.all(
+      [
+        ['get', kinds, '-A', '-o', 'json'],
+        ['describe', 'functions,pods,deployments,configmaps', '-n', namespace],
+        ['describe', 'pods,deployments,configmaps', '-n', systemNamespace],
+        ['logs', '-n', namespace, '-l', 'atoll.dev/function', ...logs],
+        ['logs', '-n', systemNamespace, '-l', 'app.kubernetes.io/part-of=atoll', ...logs],
+      ].map((args) => kubernetes.kubectl(args)),
+    );
+    return texts.join('\n');
   }
 
   /** Everything of ours in the namespace, and the function's consumers. */
