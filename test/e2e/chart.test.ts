@@ -9,7 +9,7 @@ import { beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { FunctionObject } from '../../crds/function.ts';
 import type { Connections } from '../../examples/site.ts';
 import { deployExamples, sendEvents, table } from '../../examples/tour.ts';
-import { faas, functionFolder, greeterSource, type Ended } from '../cli/run.ts';
+import { faas, faasFile, folderWith, functionFolder, greeterSource, type Ended } from '../cli/run.ts';
 import { closeLater } from '../support/closing.ts';
 import {
   missingNodes,
@@ -18,6 +18,7 @@ import {
 } from '../support/kubernetes-nodes.ts';
 import { startMosquitto, type MosquittoServer } from '../support/mosquitto.ts';
 import { startNats, type NatsServer } from '../support/nats.ts';
+import { startProcess, type RunningProcess } from '../support/process.ts';
 import { installRelease, systemNamespace, type Release } from '../support/release.ts';
 import { missing } from '../support/requirement.ts';
 import { startVersitygw, type S3Server } from '../support/s3.ts';
@@ -253,6 +254,46 @@ describe.skipIf(absent)('a cluster', { timeout: 300_000 }, () => {
     ).toEqual([]);
     expect(results).toHaveLength(7);
   });
+
+  test('what is saved runs at the next call, what is printed is followed, and without a site the current context is meant', async () => {
+    const folder = await functionFolder('watched');
+    const dev = await follow('dev', folder);
+    await dev.line(/^ready: /);
+    expect(JSON.parse(await ok('invoke', 'watched', '-d', '{"name":"reef"}'))).toMatchObject({
+      hello: 'reef',
+    });
+    await dev.line(/\{ name: 'reef' \}/);
+    const source = `export const handler = () => { console.log('the saved one'); return 'saved'; };\n`;
+    await writeFile(join(folder, 'index.ts'), source);
+    await expect
+      .poll(async () => (await run(['invoke', 'watched'])).stdout, { timeout: 60_000 })
+      .toBe('"saved"\n');
+    await dev.line(/the saved one/);
+    dev.signal('SIGINT');
+    expect(await dev.exited).toEqual({ code: 0, signal: null });
+
+    const logs = await follow('logs', 'watched', '--follow');
+    await logs.line(/the saved one/);
+    const before = logs.stdout().length;
+    await ok('invoke', 'watched');
+    await expect.poll(() => logs.stdout().slice(before), { timeout: 60_000 }).toContain('the saved one');
+    logs.signal('SIGINT');
+    await logs.exited;
+
+    const elsewhere = await folderWith({});
+    const env = { KUBECONFIG: kubernetes.kubeconfigFile };
+    const listed = await faas(['list', '-n', namespace], { cwd: elsewhere, env });
+    expect(listed).toMatchObject({ code: 0, stdout: expect.stringMatching(/^watched +True/m) as string });
+    await ok('delete', 'watched');
+  });
+
+  /** A command that goes on. */
+  const follow = (...args: string[]): Promise<RunningProcess> =>
+    startProcess(process.execPath, [faasFile, '--context', 'test', '-n', namespace, ...args], {
+      name: `faas ${args[0]}`,
+      env: { ...process.env, FAAS_SITE: undefined, NO_COLOR: '1', KUBECONFIG: kubernetes.kubeconfigFile },
+      graceMs: 20_000,
+    });
 
   /** Of numbered events; resolves when the stream has it. */
   async function publish(n: number): Promise<string> {
