@@ -103,7 +103,10 @@ describe.skipIf(await missing('ros', 'nats-server'))('npm start -- --robots 2 --
     const message = await run.until('the hub has one', async () => (await newest(hub)) ?? undefined);
     await hub.manager.streams.deleteMessage('TELEMETRY', message.seq);
     // Otherwise it would wait for what is not there, up to a minute.
-    const twice = (await newest(robot))!;
+    const twice = await run.until('the robot has a later one', async () => {
+      const found = await newest(robot);
+      return found && found.string() !== message.string() ? found : undefined;
+    });
     await jetstream(robot.connection).publish(subject, twice.data, { headers: again(twice.header) });
     const { code } = await run.exited;
     expect(code, run.output()).toBe(1);
