@@ -189,6 +189,52 @@ describe.skipIf(await missing('ros', 'nats-server'))('a site with ROS', () => {
   });
 });
 
+describe.skipIf(await missing('ros', 'nats-server'))('a site of another ROS domain', () => {
+  test('hears that one once it is started again with it, and the one before no more', async () => {
+    const [former, later] = [await rosEnvironment(), await rosEnvironment()];
+    const site = await startSite({ env: former });
+    await site.deploy({
+      name: 'texts',
+      spec: {
+        triggers: [{ name: 'text', ros: { topic: '/text' } }],
+        onSuccess: { nats: { subject: 'heard' } },
+      },
+      code: `export const handler = ({ data }) => data;`,
+    });
+    const peers = [
+      await startRosPeer({ env: former, name: 'former' }),
+      await startRosPeer({ env: later, name: 'later' }),
+    ] as const;
+    for (const peer of peers)
+      await peer.advertise('/text', 'std_msgs/msg/String', { durability: 'transient_local' });
+    /** What is heard first when both publish. */
+    const heard = async (): Promise<unknown> => {
+      const nats = await site.nats();
+      const subscription = nats.subscribe('heard', { max: 1 });
+      await nats.flush();
+      const timer = setInterval(() => {
+        for (const [index, peer] of peers.entries()) {
+          peer.publish('/text', { data: index === 0 ? 'former' : 'later' }).catch(() => {});
+        }
+      }, 200);
+      try {
+        for await (const message of subscription) {
+          return message.json<{ responsePayload: unknown }>().responsePayload;
+        }
+        return undefined;
+      } finally {
+        clearInterval(timer);
+      }
+    };
+    expect(await heard()).toBe('former');
+    await site.stop();
+    await site.start({ env: former, args: ['--ros-domain-id', later['ROS_DOMAIN_ID']!] });
+    await site.ready('texts');
+    expect(await heard()).toBe('later');
+    await describes(site, 'texts', /subscribed to \/text/);
+  });
+});
+
 test('on a site without ROS the condition says what to install, and everything else works', async () => {
   const site = await startSite({ env: { AMENT_PREFIX_PATH: undefined, ROS_DISTRO: undefined } });
   await site.run(['deploy', await site.write(teller), '--no-wait']);
