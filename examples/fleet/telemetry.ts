@@ -1,43 +1,21 @@
 /** functions/telemetry on the robots, and at the hub a reader of what it sends, which has no ROS. */
-import { readFile, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { JetStreamManager, MsgRequest } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { decode, type Decoded, type Definitions, type RosMessage } from 'atoll/telemetry';
-import { parse, stringify } from 'yaml';
 import { until } from '../site.ts';
 import type { Robot } from './fleet.ts';
+import { telemetryFolder, telemetryManifest } from './telemetry-manifest.ts';
 
-const folder = join(import.meta.dirname, '..', '..', 'functions', 'telemetry');
 const stream = 'TELEMETRY';
-/** Of the simulated robot, beside what functions/telemetry sends as it is: each message is one more than the last. */
-export const numbersTopic = '/numbers';
 const numbersSubject = (robot: string): string => `robots.${robot}.kept.numbers`;
-
-interface Manifest {
-  readonly spec: {
-    readonly env: { readonly name: string; value: string }[];
-    readonly triggers: { readonly name: string; readonly ros?: { readonly topics: object[] } }[];
-  };
-}
 
 /** `faas deploy functions/telemetry -f …`, with the robot's id and one topic more. */
 export async function deployTelemetry({ id, site }: Robot): Promise<void> {
-  const manifest = parse(await readFile(join(folder, 'function.yaml'), 'utf8')) as Manifest;
-  const { env, triggers } = manifest.spec;
-  for (const variable of env) {
-    if (variable.name === 'ROBOT_ID') variable.value = id;
-    if (variable.name !== 'TELEMETRY') continue;
-    const settings = parse(variable.value) as { topics: object[] };
-    settings.topics.push({ ros: numbersTopic, as: 'json', class: 'lossless' });
-    variable.value = stringify(settings);
-  }
-  triggers
-    .find(({ ros }) => ros !== undefined)
-    ?.ros?.topics.push({ match: numbersTopic, raw: true, keepLast: 1000 });
   const file = join(site.dir, '..', `${id}-telemetry.yaml`);
-  await writeFile(file, stringify(manifest));
-  await site.faas('deploy', folder, '-f', file, '--timeout', '120');
+  await writeFile(file, await telemetryManifest(id, 'json'));
+  await site.faas('deploy', telemetryFolder, '-f', file, '--timeout', '120');
 }
 
 /** How many messages of a topic the function on the robot has taken over from ROS, by its own metrics. */

@@ -7,7 +7,6 @@ import { untilSeen, type Fleet, type Robot } from './fleet.ts';
 import {
   deployTelemetry,
   field,
-  numbersTopic,
   openReader,
   readNumbers,
   storedNumbers,
@@ -15,6 +14,7 @@ import {
   takenOver,
   type Reader,
 } from './telemetry.ts';
+import { numbersTopic } from './telemetry-manifest.ts';
 
 const topics = ['/odom', '/scan', '/battery_state', '/diagnostics'];
 const shownMs = 4_000;

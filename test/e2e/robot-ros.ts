@@ -1,16 +1,11 @@
 /** What a robot of the lab has of ROS: a simulated robot, and functions/telemetry, which takes over what that publishes. */
 import { execFile } from 'node:child_process';
-import { readFile, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { parse, stringify } from 'yaml';
-import { root } from '../cli/run.ts';
+import { numbersTopic, telemetryFolder, telemetryManifest } from '../../examples/fleet/telemetry-manifest.ts';
 import { startSimulatedRobot, type SimulatedRobot } from '../support/ros.ts';
 import type { LabRobot } from './robot-lab.ts';
-
-const folder = join(root, 'functions', 'telemetry');
-/** Of class lossless: each message is one more than the last. */
-const numbersTopic = '/numbers';
 
 export interface RobotRos {
   /** The simulated robot, after all that runs on the robot was killed; its numbers begin anew once telemetry hears them. */
@@ -60,29 +55,11 @@ export async function openRos(robot: LabRobot, env: NodeJS.ProcessEnv, hz: numbe
   };
 }
 
-interface Manifest {
-  readonly spec: {
-    readonly env: { readonly name: string; value: string }[];
-    readonly triggers: { readonly name: string; readonly ros?: { readonly topics: object[] } }[];
-  };
-}
-
 /** The function as it is, with the robot's id and the numbers besides. */
 async function deployTelemetry({ id, site }: LabRobot): Promise<void> {
-  const manifest = parse(await readFile(join(folder, 'function.yaml'), 'utf8')) as Manifest;
-  const { env, triggers } = manifest.spec;
-  for (const variable of env) {
-    if (variable.name === 'ROBOT_ID') variable.value = id;
-    if (variable.name !== 'TELEMETRY') continue;
-    const settings = parse(variable.value) as { topics: object[] };
-    settings.topics.push({ ros: numbersTopic, as: 'cdr', class: 'lossless' });
-    variable.value = stringify(settings);
-  }
-  const sensors = triggers.find(({ ros }) => ros !== undefined);
-  sensors?.ros?.topics.push({ match: numbersTopic, raw: true, keepLast: 1_000 });
   const file = join(site.dir, '..', `${id}-telemetry.yaml`);
-  await writeFile(file, stringify(manifest));
-  await site.ok(['deploy', folder, '-f', file, '--timeout', '120']);
+  await writeFile(file, await telemetryManifest(id, 'cdr'));
+  await site.ok(['deploy', telemetryFolder, '-f', file, '--timeout', '120']);
 }
 
 /** From inside, where it is answered also while the robot is cut off. */
