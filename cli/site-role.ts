@@ -11,7 +11,8 @@ import { usualPorts } from '../controller/broker/nats-server.ts';
 import { readPasswords } from '../controller/broker/passwords.ts';
 import { hubUrl, readRobotFile, type RobotFile } from '../controller/broker/robot-file.ts';
 import { hubSite, openRobots, robotUsers } from '../controller/broker/robots.ts';
-import { hubTelemetryBytes, leastTelemetryBytes } from '../controller/broker/telemetry-room.ts';
+import { leastStreamBytes } from '../controller/broker/stream-size.ts';
+import { hubTelemetryBytes } from '../controller/broker/telemetry-room.ts';
 import { writeAtomically } from '../controller/stores/atomic-file.ts';
 import type { SitePaths } from '../controller/stores/site.ts';
 import { usageError } from './failure.ts';
@@ -106,7 +107,7 @@ function controlRole(options: RoleOptions): SiteRole {
 function telemetryBytesOf(size: string | undefined): number {
   if (size === undefined) return hubTelemetryBytes;
   const bytes = /^[0-9]{1,12}([.][0-9]{1,9})?(k|M|G|Ki|Mi|Gi)?$/.test(size) ? memoryBytes(size) : 0;
-  if (bytes >= leastTelemetryBytes) return bytes;
+  if (bytes >= leastStreamBytes) return bytes;
   throw usageError(`--telemetry-size must be a size of at least 4Mi, such as 500Mi or 10Gi, not "${size}"`);
 }
 

@@ -17,6 +17,7 @@ import { keptSubjects, telemetryStream } from './crossing.ts';
 import type { Broker } from './nats-server.ts';
 import { presenceSubject, type Heartbeat } from './presence.ts';
 import { serveLogs, type LogSource } from './robot-logs.ts';
+import { withRoom } from './stream-size.ts';
 
 type Seeds = (BrokerRole & { kind: 'robot' })['seeds'];
 
@@ -27,9 +28,6 @@ const stuckMs = 6_000;
 const retryMs = 1_000;
 /** What the robot keeps for its hub; then the oldest goes. Half as much, or half of that, where the disk is small. */
 const keptBytes = 1024 ** 3;
-const leastKeptBytes = 4 * 1024 ** 2;
-/** nats-server's "insufficient storage resources available": three quarters of the disk are all it gives away. */
-const noRoom = 10047;
 
 export interface RobotLinkOptions {
   readonly broker: Broker;
@@ -221,14 +219,7 @@ async function ensureTelemetry(connection: NatsConnection, robot: string): Promi
       // By it a ring of telemetry keeps its last n messages, whatever else is kept.
       allow_rollup_hdrs: true,
     };
-    for (let bytes = keptBytes; ; bytes /= 2) {
-      try {
-        return void (await manager.streams.add({ ...config, max_bytes: bytes }));
-      } catch (error) {
-        const { code } = error as { code?: number };
-        if (code !== noRoom || bytes <= leastKeptBytes) throw error;
-      }
-    }
+    await withRoom(keptBytes, (bytes) => manager.streams.add({ ...config, max_bytes: bytes }));
   } else if (existing.config.subjects.join() !== subjects.join() || !existing.config.allow_rollup_hdrs) {
     await manager.streams.update(telemetryStream, { subjects, allow_rollup_hdrs: true });
   }

@@ -1,12 +1,10 @@
 /** How much of the hub's disk the messages of its robots may take: then the oldest go, whosever they are. */
 import type { JetStreamManager } from '@nats-io/jetstream';
 import { telemetryStream } from './crossing.ts';
+import { withRoom } from './stream-size.ts';
 
 /** What the hub keeps of all its robots together; half of it, or half of that, where the disk has no room for so much. */
 export const hubTelemetryBytes = 10 * 1024 ** 3;
-export const leastTelemetryBytes = 4 * 1024 ** 2;
-/** nats-server's "insufficient storage resources available": three quarters of the disk are all it gives away. */
-const noRoom = 10047;
 
 export interface KeptTelemetry {
   readonly messages: number;
@@ -20,17 +18,14 @@ export interface KeptTelemetry {
 /** Gives the stream that limit, or the most that fits; resolves with it. A lower one than before drops what is beyond. */
 export async function limitTelemetry(manager: JetStreamManager, wanted: number): Promise<number> {
   const { config } = await manager.streams.info(telemetryStream);
-  // What it has is reserved already: no more than that is better than nothing.
-  for (let bytes = wanted; bytes !== config.max_bytes; bytes = Math.floor(bytes / 2)) {
-    if (bytes < config.max_bytes && wanted > config.max_bytes) return config.max_bytes;
-    try {
-      await manager.streams.update(telemetryStream, { ...config, max_bytes: bytes });
-      return bytes;
-    } catch (error) {
-      if ((error as { code?: number }).code !== noRoom || bytes <= leastTelemetryBytes) throw error;
+  return await withRoom(wanted, async (bytes) => {
+    // What it has is reserved already: no more than that is better than nothing.
+    if (bytes === config.max_bytes || (bytes < config.max_bytes && wanted > config.max_bytes)) {
+      return config.max_bytes;
     }
-  }
-  return config.max_bytes;
+    await manager.streams.update(telemetryStream, { ...config, max_bytes: bytes });
+    return bytes;
+  });
 }
 
 /** Undefined: there were no robots yet. */
