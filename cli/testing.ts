@@ -76,7 +76,7 @@ export function testScheduledEvent(time: Date = new Date()): ScheduledEvent {
 /** One call of `nats`, `mqtt`, `kv` or `ros`, as the host would have got it. */
 export interface MadeCall {
   readonly kind: CallKind;
-  /** Subject, topic, bucket, service, or ROS type. */
+  /** Subject, topic, bucket, service, or ROS type; '' of ros.topics. */
   readonly target: string;
   /** What else was given: headers, msgId, timeoutMs, qos, retain, key, revision, type. */
   readonly options: Readonly<Record<string, unknown>>;
@@ -93,8 +93,8 @@ export interface FakeCalls {
   of(kind: CallKind, target?: string): MadeCall[];
   /**
    * Answers nats.request, ros.call and ros.definition of that subject, service or type, with this value or what the
-   * function makes of the call. Without an answer they fail with NoResponders. A CallError that is given or thrown is what
-   * the call fails with, of any kind.
+   * function makes of the call. Without an answer they fail with NoResponders. Of ros.topics the target is '', and without
+   * an answer there are none. A CallError that is given or thrown is what the call fails with, of any kind.
    */
   answer(target: string, answer: unknown): void;
   /** What `kv(bucket)` holds; may be filled before. */
@@ -135,6 +135,7 @@ export function fakeCalls(): FakeCalls {
     if (value instanceof Error) throw value;
     if (kind.startsWith('kv.')) return ofBucket(call);
     if (kind === 'nats.publish' || kind === 'mqtt.publish' || kind === 'ros.publish') return answerOf('');
+    if (kind === 'ros.topics') return answerOf(value ?? []);
     if (!known)
       throw new CallError('NoResponders', `${kind} ${target}: no answer was given to fakeCalls()`, true);
     if (kind === 'ros.call') return answerOf(rosText(value));

@@ -139,6 +139,7 @@ export function openFunction(first: FunctionConfig, parts: FunctionParts): Runni
   const calls = openCalls({
     parts: parts.calls,
     permissions: () => (running?.config ?? wanted).spec.permissions,
+    rosTopics: () => [...opened.values()].flatMap(({ trigger }) => trigger.topics?.() ?? []),
     counted: (kind, outcome) => parts.metrics.called(kind, outcome),
   });
   const opened = new Map<string, OpenTriggerEntry>();

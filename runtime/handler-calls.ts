@@ -109,6 +109,28 @@ export interface Ros {
   publish<Type extends string>(topic: string, type: Type, message: RosMessage<Type>): Promise<void>;
   /** Text of a message definition with everything it uses, as MCAP's "ros2msg" has it. */
   definition(type: string): Promise<string>;
+  /** What became of the messages of each topic that the function's own ros triggers take; without any, none. */
+  topics(): Promise<RosTopicCounts[]>;
+}
+
+/** Of one topic and trigger, before the handler: messages since the subscription was made. */
+export interface RosTopicCounts {
+  /** By its name in the manifest. */
+  readonly trigger: string;
+  readonly topic: string;
+  /** Absent until a publisher says it. */
+  readonly type?: string;
+  /** When the trigger was opened, ms since the epoch. The counts begin anew also when the ROS process does. */
+  readonly since: number;
+  readonly publishers: number;
+  /** That came; the others are parts of it. */
+  readonly received: number;
+  /** Left out by `maxHz`. */
+  readonly filtered: number;
+  /** That waited for the handler and gave way to newer ones: more than `keepLast`. */
+  readonly replaced: number;
+  /** Of more than 15 MiB, which no handler is handed. */
+  readonly tooLarge: number;
 }
 
 /** What `ros.publish` takes for a type: of one that is not known, anything. */
@@ -185,6 +207,8 @@ export const ros: Ros = {
     return ask('ros.publish', topic, { type, ...(raw && { raw }) }, data, nothing);
   },
   definition: (type) => ask('ros.definition', type, {}, noBytes, ({ data }) => asText(data)),
+  topics: () =>
+    ask('ros.topics', '', {}, noBytes, ({ data }) => JSON.parse(asText(data)) as RosTopicCounts[]),
 };
 
 // Between this module and who carries calls out: the handler process, or the fake of a unit test
@@ -200,13 +224,14 @@ export type CallKind =
   | 'kv.delete'
   | 'ros.call'
   | 'ros.publish'
-  | 'ros.definition';
+  | 'ros.definition'
+  | 'ros.topics';
 
 export type CallDetail = Readonly<Record<string, unknown>>;
 
 export interface HandlerCall {
   readonly kind: CallKind;
-  /** Subject, topic, bucket, service, or ROS type. */
+  /** Subject, topic, bucket, service, or ROS type; '' of ros.topics. */
   readonly target: string;
   /** What else was given, as JSON; '' for nothing. */
   readonly detail: string;

@@ -19,6 +19,7 @@ export type {
   RosMessage,
   RosRequest,
   RosResponse,
+  RosTopicCounts,
 } from './handler-calls.ts';
 
 /**

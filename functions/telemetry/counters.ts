@@ -16,10 +16,10 @@ export interface Counts {
 }
 
 export interface Counter {
-  came(): void;
+  came(count?: number): void;
   sent(bytes: number, lagMs: number): void;
-  filtered(): void;
-  dropped(why: string, options?: { undecodable?: boolean }): void;
+  filtered(count?: number): void;
+  dropped(why: string, options?: { undecodable?: boolean; count?: number }): void;
   /** Reading for a report begins a new longest lag. */
   read(options?: { reset: boolean }): Counts;
 }
@@ -29,8 +29,8 @@ export function openCounter(): Counter {
   let lagMs = { last: 0, max: 0 };
   let problem: string | undefined;
   return {
-    came: () => void (counts.in += 1),
-    filtered: () => void (counts.filtered += 1),
+    came: (count = 1) => void (counts.in += count),
+    filtered: (count = 1) => void (counts.filtered += count),
     sent(bytes, lag) {
       counts.out += 1;
       counts.bytes += bytes;
@@ -38,9 +38,9 @@ export function openCounter(): Counter {
       const last = Math.max(0, Math.round(lag));
       lagMs = { last, max: Math.max(last, lagMs.max) };
     },
-    dropped(why, { undecodable = false } = {}) {
-      counts.dropped += 1;
-      if (undecodable) counts.decodeErrors += 1;
+    dropped(why, { undecodable = false, count = 1 } = {}) {
+      counts.dropped += count;
+      if (undecodable) counts.decodeErrors += count;
       problem = why;
     },
     read({ reset } = { reset: false }) {

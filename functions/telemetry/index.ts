@@ -2,11 +2,12 @@
  * Telemetry of a robot: what ROS publishes goes to NATS, as one YAML in TELEMETRY says; commands go the other way. Which
  * topics come at all, and how often, is the ros trigger of function.yaml. See README.md beside this file.
  */
-import { nats, type Context } from 'atoll';
+import { nats, ros, type Context } from 'atoll';
 import { openCommands, type CommandAnswer } from './commands.ts';
 import { exposition, type TopicCounts } from './counters.ts';
 import { openDefinitions } from './definitions.ts';
 import { openForward } from './forward.ts';
+import { openLosses } from './losses.ts';
 import { parseSettings } from './settings.ts';
 import { openTopics, type Topic } from './topics.ts';
 
@@ -23,6 +24,7 @@ const topics = openTopics(settings);
 const definitions = openDefinitions(robot);
 const forward = openForward({ settings, topics, definitions, run, tell });
 const command = openCommands(settings, definitions);
+const countLosses = openLosses({ topics, startedMs: Date.now(), tell });
 
 export const handler = async (event: unknown, context: Context) => {
   switch (context.trigger.kind) {
@@ -33,7 +35,7 @@ export const handler = async (event: unknown, context: Context) => {
     case 'schedule':
       return await report();
     case 'http':
-      return metrics();
+      return await metrics();
     default:
       throw new TypeError(`telemetry has no use for a trigger of kind ${context.trigger.kind}`);
   }
@@ -41,12 +43,14 @@ export const handler = async (event: unknown, context: Context) => {
 
 /** Every few seconds: what became of the messages, and definitions that are not kept yet. */
 async function report(): Promise<void> {
+  countLosses(await ros.topics());
   const counts = [...topics.all()].map(countsOf({ reset: true }));
   await nats.publish(`robots.${robot}.stats.${name}`, { robot, function: name, run, since, topics: counts });
   await definitions.keep();
 }
 
-function metrics() {
+async function metrics() {
+  countLosses(await ros.topics());
   const body = exposition([...topics.all()].map(countsOf({ reset: false })));
   return { statusCode: 200, headers: { 'content-type': 'text/plain; version=0.0.4' }, body };
 }

@@ -1,7 +1,7 @@
 /** What handlers ask of their host: judged by the function's permissions, carried out on the host's connections. */
 import type { MqttPublisher } from '../destinations.ts';
 import { AtollError, errorCodes, faultOf, type Code } from '../errors.ts';
-import type { CallAnswer, CallKind, HandlerCall } from '../handler-calls.ts';
+import type { CallAnswer, CallKind, HandlerCall, RosTopicCounts } from '../handler-calls.ts';
 import { monotonicMs } from '../invoker/clock.ts';
 import {
   detailOf,
@@ -50,6 +50,8 @@ export interface CallOptions {
   readonly parts: CallParts;
   /** Of the version that runs now. */
   permissions(): Permissions;
+  /** Of the function's own triggers. */
+  rosTopics?(): readonly RosTopicCounts[];
   counted?(kind: CallKind, outcome: CallOutcome): void;
 }
 
@@ -58,7 +60,7 @@ const maxAnswerBytes = 15 * 1024 * 1024;
 const noBytes = new Uint8Array();
 const done: CallAnswer = { ok: true, detail: '', data: noBytes };
 
-export function openCalls({ parts, permissions, counted }: CallOptions): Calls {
+export function openCalls({ parts, permissions, rosTopics, counted }: CallOptions): Calls {
   function authorize(wanted: Wanted): void {
     const why = refusal(wanted, permissions(), parts.permissionsRequired);
     if (why !== undefined) throw new AtollError('NotAllowed', why);
@@ -121,6 +123,9 @@ export function openCalls({ parts, permissions, counted }: CallOptions): Calls {
         authorize({ kind, to: 'ros', name: type });
         return await within(call, caller, askRos(parts.ros, { kind, type }));
       }
+      // Of itself a function may know, whatever its permissions.
+      case 'ros.topics':
+        return { ok: true, detail: '', data: Buffer.from(JSON.stringify(rosTopics?.() ?? [])) };
       case 'ros.call':
       case 'ros.publish': {
         const name = nameOf('ROS name', target);

@@ -541,6 +541,7 @@ const callKinds: readonly CallKind[] = [
   'ros.call',
   'ros.publish',
   'ros.definition',
+  'ros.topics',
 ];
 const answerTags = { done: 0, failed: 1, failedForGood: 2 } as const;
 

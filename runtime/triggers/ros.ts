@@ -66,6 +66,8 @@ function openTopics(topics: readonly TopicEntry[], ros: RosLink, context: Trigge
   let wanted = 0;
   let asked = 0;
   let tooLarge = new Map<string, number>();
+  const since = Date.now();
+  let statuses: readonly RosTopicStatus[] = [];
   const report = reporter(context);
   const subscription: RosSubscription = ros.subscribe({
     topics,
@@ -74,6 +76,7 @@ function openTopics(topics: readonly TopicEntry[], ros: RosLink, context: Trigge
       if (!buffer.push(eventOf(message))) context.dropped(message.topic);
     },
     onStatus(status) {
+      statuses = status.topics;
       report(stateOf(topics, status));
       tellTooLarge(status);
     },
@@ -130,6 +133,12 @@ function openTopics(topics: readonly TopicEntry[], ros: RosLink, context: Trigge
       buffer.close();
     },
     lag: () => Promise.resolve(buffer.size),
+    topics: () =>
+      statuses.map(({ entry: _entry, qos: _qos, problem: _problem, ...counts }) => ({
+        trigger: context.name,
+        since,
+        ...counts,
+      })),
   };
 }
 

@@ -5,6 +5,7 @@ import type { NatsLink } from '../clients/nats.ts';
 import type { RosLink } from '../clients/ros.ts';
 import type { Fault } from '../errors.ts';
 import type { DeadLetterReason, Delivery, TriggerEvent } from '../event.ts';
+import type { RosTopicCounts } from '../handler-calls.ts';
 import type { Inbox } from '../inbox.ts';
 import type { Log } from '../log.ts';
 import type { Server } from '../server.ts';
@@ -19,6 +20,8 @@ export interface Trigger {
   close(): Promise<void>;
   /** Events waiting at the source, those in backoff included; absent where the source cannot tell. */
   lag?(): Promise<number>;
+  /** Of a ros trigger with topics: what became of their messages so far. */
+  topics?(): readonly RosTopicCounts[];
 }
 
 export interface TriggerState {

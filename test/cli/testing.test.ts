@@ -44,6 +44,9 @@ test('who is asked answers as the test says: a value, a function of the call, an
   expect((await nats.request('lab.ask', { n: 4 })).json()).toEqual({ twice: 8 });
   expect(await ros.call('/reset', 'std_srvs/srv/Trigger')).toEqual({ success: true, stamp: 7n });
   expect(await ros.definition('std_msgs/msg/String')).toBe('string data');
+  expect(await ros.topics()).toEqual([]);
+  calls.answer('', [{ topic: '/scan', tooLarge: 1 }]);
+  expect(await ros.topics()).toEqual([{ topic: '/scan', tooLarge: 1 }]);
   await expect(nats.publish('closed')).rejects.toMatchObject({ code: 'NotAllowed', retryable: false });
   await expect(nats.request('lab.nobody')).rejects.toMatchObject({ code: 'NoResponders' });
 });

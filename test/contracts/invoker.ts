@@ -553,6 +553,7 @@ export function testInvoker(
             return { ...answered, detail: '{"revision":7}', data: Buffer.from('four') };
           if (kind === 'ros.call')
             return { ...answered, data: Buffer.from('{"stamp":{"$bigint":"9"},"success":true}') };
+          if (kind === 'ros.topics') return { ...answered, data: Buffer.from('[]') };
           if (kind === 'ros.definition') return { ...answered, data: Buffer.from('string data') };
           return answered;
         });
@@ -580,6 +581,7 @@ export function testInvoker(
           ],
           ['ros.call', '/reset', '{"type":"std_srvs/srv/Trigger","timeoutMs":5}', '{}'],
           ['ros.definition', 'std_msgs/msg/String', '', ''],
+          ['ros.topics', '', '', ''],
           ['kv.get', 'settings', '{"key":"nothing"}', ''],
         ]);
       });

@@ -46,6 +46,7 @@ export const handler = async (event, context) => {
     });
     const answer = await ros.call('/reset', 'std_srvs/srv/Trigger', {}, { timeoutMs: 5 });
     const definition = await ros.definition('std_msgs/msg/String');
+    await ros.topics();
     const { key, revision: seen } = entry;
     return {
       key,

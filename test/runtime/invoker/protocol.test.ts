@@ -120,6 +120,7 @@ test('a call and its answer come out as they went in, of every kind', () => {
       'ros.call',
       'ros.publish',
       'ros.definition',
+      'ros.topics',
     ] as const),
     ...(['kv.get', 'kv.put', 'kv.create', 'kv.update', 'kv.delete'] as const),
   ];

@@ -240,6 +240,13 @@ describe.skipIf(withoutRos)('the ros trigger', () => {
     await peer.publish('/big', { data: new Uint8Array([1]) });
     expect((await ready.next()).event.data.length).toBeLessThan(100);
     await expect.poll(() => ready.reports.dropped, { timeout: 60_000 }).toEqual(['/big']);
+    // What ros.topics() tells the handler.
+    const counts = { publishers: 1, received: 2, filtered: 0, replaced: 0, tooLarge: 1 };
+    await expect
+      .poll(() => ready.trigger.topics!(), { timeout: 60_000 })
+      .toEqual([
+        { trigger: 'main', topic: '/big', type: bytesType, since: expect.any(Number) as number, ...counts },
+      ]);
   });
 
   test('a service: the request is the event, the result the response, as many at once as there are slots', async () => {
