@@ -5,10 +5,9 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import type { MsgRequest } from '@nats-io/jetstream';
-import type { Msg, NatsConnection } from '@nats-io/nats-core';
+import type { NatsConnection } from '@nats-io/nats-core';
 import { beforeAll, describe, expect, test, vi } from 'vitest';
-import { decode, openAssembly, telemetryOf, type Definitions } from '../../runtime/telemetry.ts';
+import { decode, openAssembly, telemetryOf } from '../../runtime/telemetry.ts';
 import { root, startSite, type TestSite } from '../cli/run.ts';
 import { startClock, type Clock } from '../faults/clock.ts';
 import { closeLater } from '../support/closing.ts';
@@ -19,6 +18,7 @@ import { missing } from '../support/requirement.ts';
 import { rosEnvironment, startRosPeer, type RosPeer } from '../support/ros.ts';
 import { startWire, type Wire } from '../support/wire.ts';
 import { managerOf, online, ours, robotArgs, startHub, until, type Hub } from './fleet.ts';
+import { openTelemetryReader, type TelemetryReader } from './telemetry-reader.ts';
 
 vi.setConfig({ testTimeout: 180_000, hookTimeout: 240_000 });
 
@@ -33,6 +33,7 @@ topics:
   - { ros: /robot1/floats, as: yaml }
   - { ros: /robot1/same_floats, as: json }
   - { ros: /robot1/large, as: yaml }
+  - { ros: /robot1/big, as: cdr }
   - { ros: /robot1/typed, type: std_msgs/msg/Int32, as: json }
   - { ros: /robot1/ticks, as: json, maxHz: 10 }
   - { ros: /robot1/seldom, as: json, everyNth: 1000000, atLeastEvery: 300ms }
@@ -73,6 +74,7 @@ async function manifest(clock: Clock): Promise<string> {
         },
       },
       { name: 'report', schedule: { every: '1s', delivery: 'AtMostOnce' } },
+      { name: 'metrics', http: { path: '/telemetry/metrics', methods: ['GET'] } },
     ],
   };
   const file = join(await temporaryFolder(), 'function.yaml');
@@ -98,6 +100,7 @@ describe.skipIf((await missing('ros', 'nats-server', 'faketime')) ?? missingDisk
     let disk: Disk;
     let wire: Wire;
     let atHub: NatsConnection;
+    let reader: TelemetryReader;
     /** Of `/robot1/numbers`: how many there were. */
     let numbers = 0;
 
@@ -119,52 +122,10 @@ describe.skipIf((await missing('ros', 'nats-server', 'faketime')) ?? missingDisk
       await site.ok(['deploy', folder, '-f', await manifest(clock), '--timeout', '120']);
       peer = await startRosPeer({ env, namespace: '/robot1' });
       atHub = await ours(hub);
+      reader = openTelemetryReader(atHub);
       await peer.advertise('numbers', 'std_msgs/msg/UInt64', { depth: 5000 });
       await peer.matched('numbers');
     });
-
-    const definitions: Definitions = async (schema, { robot: from }) => {
-      const manager = await managerOf(atHub);
-      const subject = `robots.${from}.kept.ros-schemas.${schema}`;
-      return await until('the definition is at the hub', async () =>
-        (
-          await manager.streams.getMessage('TELEMETRY', { last_by_subj: subject }).catch(() => null)
-        )?.string(),
-      );
-    };
-
-    /** Messages at the hub as they come, with `send` again and again until `take` says that it is enough. */
-    async function hear(
-      subject: string,
-      send: () => Promise<void>,
-      take: (message: Msg) => boolean | Promise<boolean>,
-    ): Promise<void> {
-      const subscription = atHub.subscribe(subject);
-      await atHub.flush();
-      let isSending = true;
-      const sending = (async () => {
-        while (isSending) {
-          await send();
-          await pause(200);
-        }
-      })();
-      try {
-        for await (const message of subscription) if (await take(message)) return;
-      } finally {
-        isSending = false;
-        subscription.unsubscribe();
-        await sending;
-      }
-    }
-
-    async function first(subject: string, send: () => Promise<void>): Promise<Msg> {
-      let found: Msg | undefined;
-      await hear(subject, send, (message) => {
-        found = message;
-        return true;
-      });
-      return found!;
-    }
 
     /** The counters of a topic once they are as asked for, as the hub is told them every second. */
     async function counted(topic: string, holds: (counts: Counts) => boolean): Promise<Counts> {
@@ -196,18 +157,8 @@ describe.skipIf((await missing('ros', 'nats-server', 'faketime')) ?? missingDisk
     }
 
     /** Their values, in the order in which the hub has them. */
-    async function storedNumbers(): Promise<number[]> {
-      const manager = await managerOf(atHub);
-      const found: number[] = [];
-      for (let seq = 1; ;) {
-        const message = await manager.streams
-          .getMessage('TELEMETRY', { seq, next_by_subj: keptSubject } as MsgRequest)
-          .catch(() => null);
-        if (message === null) return found;
-        found.push(Number((JSON.parse(message.string()) as { data: string }).data));
-        seq = message.seq + 1;
-      }
-    }
+    const storedNumbers = async (): Promise<number[]> =>
+      (await reader.stored(keptSubject)).map(({ message }) => Number(message['data']));
 
     const allNumbersAreThere = (): Promise<true> =>
       until(
@@ -221,22 +172,22 @@ describe.skipIf((await missing('ros', 'nats-server', 'faketime')) ?? missingDisk
       const data = [NaN, Infinity, -Infinity, 0.1];
       for (const topic of ['floats', 'same_floats'])
         await peer.advertise(topic, 'std_msgs/msg/Float64MultiArray');
-      const yaml = await first(`robots.${robot}.live.floats`, () => peer.publish('floats', { data }));
+      const yaml = await reader.first(`robots.${robot}.live.floats`, () => peer.publish('floats', { data }));
       expect(yaml.string()).toContain('data: [.nan, .inf, -.inf, 0.1]\n');
       expect(telemetryOf(yaml)).toMatchObject({ topic: '/robot1/floats', encoding: 'yaml' });
-      const json = await first(`robots.${robot}.live.same_floats`, () =>
+      const json = await reader.first(`robots.${robot}.live.same_floats`, () =>
         peer.publish('same_floats', { data }),
       );
       expect(json.string()).toContain('"data":["NaN","Infinity","-Infinity",0.1]');
       for (const message of [yaml, json]) {
-        expect((await decode(message, { definitions })).message['data']).toEqual(Float64Array.from(data));
+        expect((await decode(message, reader)).message['data']).toEqual(Float64Array.from(data));
       }
       await peer.advertise('large', 'std_msgs/msg/UInt64');
-      const large = await first(`robots.${robot}.live.large`, () =>
+      const large = await reader.first(`robots.${robot}.live.large`, () =>
         peer.publish('large', { data: 2n ** 64n - 1n }),
       );
       expect(large.string()).toBe('data: 18446744073709551615\n');
-      expect((await decode(large, { definitions })).message).toEqual({ data: 2n ** 64n - 1n });
+      expect((await decode(large, reader)).message).toEqual({ data: 2n ** 64n - 1n });
     });
 
     test('what is not of its type is counted and told, and the topic goes on', async () => {
@@ -251,7 +202,9 @@ describe.skipIf((await missing('ros', 'nats-server', 'faketime')) ?? missingDisk
       });
       await peer.withdraw('typed');
       await peer.advertise('typed', 'std_msgs/msg/Int32');
-      const typed = await first(`robots.${robot}.live.typed`, () => peer.publish('typed', { data: 7 }));
+      const typed = await reader.first(`robots.${robot}.live.typed`, () =>
+        peer.publish('typed', { data: 7 }),
+      );
       expect(typed.string()).toBe('{"data":7}');
 
       // A list that says it is longer than the message.
@@ -259,14 +212,43 @@ describe.skipIf((await missing('ros', 'nats-server', 'faketime')) ?? missingDisk
       const floats = await counted('/robot1/floats', ({ decodeErrors }) => decodeErrors > 0);
       expect(floats).toMatchObject({ decodeErrors: 1, dropped: 1 });
       expect(floats.problem).toMatch(/^it is no std_msgs\/msg\/Float64MultiArray: /);
-      await first(`robots.${robot}.live.floats`, () => peer.publish('floats', { data: [1] }));
+      await reader.first(`robots.${robot}.live.floats`, () => peer.publish('floats', { data: [1] }));
+    });
+
+    test('a message of 20 MB is dropped: the numbers of its topic say so, and the next one comes', async () => {
+      const type = 'std_msgs/msg/UInt8MultiArray';
+      await peer.advertise('big', type);
+      await peer.matched('big');
+      const alerts: unknown[] = [];
+      const subscription = atHub.subscribe(`robots.${robot}.alert.telemetry`, {
+        callback: (_error, message) => void alerts.push(message.json()),
+      });
+      // Told once a minute only: the robot knows of this interest before that in the numbers.
+      await reader.first(`robots.${robot}.stats.telemetry`, () => {});
+      await peer.publish('big', { data: new Uint8Array(20_000_000) });
+      const problem = 'it has more than 15 MiB, which is the most that a handler is handed';
+      const lost = { in: 1, out: 0, filtered: 0, dropped: 1, decodeErrors: 0 };
+      expect(await counted('/robot1/big', ({ dropped }) => dropped > 0)).toMatchObject({
+        type,
+        ...lost,
+        problem,
+      });
+      const alert = { robot, function: 'telemetry', topic: '/robot1/big', type, problem };
+      await expect.poll(() => alerts, { timeout: 60_000 }).toContainEqual(expect.objectContaining(alert));
+      subscription.unsubscribe();
+      const metrics = await (await fetch(`${site.info.url}/telemetry/metrics`)).text();
+      expect(metrics).toContain('\ntelemetry_messages_in_total{topic="/robot1/big"} 1\n');
+      expect(metrics).toContain('\ntelemetry_messages_dropped_total{topic="/robot1/big"} 1\n');
+      const data = Uint8Array.of(1, 2, 3);
+      const next = await reader.first(`robots.${robot}.live.big`, () => peer.publish('big', { data }));
+      expect((await decode(next, reader)).message['data']).toEqual(data);
     });
 
     test('200 topics that appear at once are all at the hub', async () => {
       const names = Array.from({ length: 200 }, (_, index) => `/many/topic${index}`);
       for (const name of names) await peer.advertise(name, 'std_msgs/msg/Int32');
       const heard = new Map<string, unknown>();
-      await hear(
+      await reader.hear(
         `robots.${robot}.live.many.*`,
         async () => {
           for (const [index, name] of names.entries()) {
@@ -274,7 +256,7 @@ describe.skipIf((await missing('ros', 'nats-server', 'faketime')) ?? missingDisk
           }
         },
         async (message) => {
-          const { topic, message: read } = await decode(message, { definitions });
+          const { topic, message: read } = await decode(message, reader);
           heard.set(topic, read['data']);
           return heard.size === names.length;
         },
@@ -381,7 +363,7 @@ describe.skipIf((await missing('ros', 'nats-server', 'faketime')) ?? missingDisk
       const assembly = openAssembly();
       let largest = 0;
       let got: Uint8Array | undefined;
-      await hear(
+      await reader.hear(
         `robots.${robot}.live.camera.image.compressed`,
         async () => {
           await peer.publish(topic, { format: 'jpeg', data: image });
@@ -391,7 +373,7 @@ describe.skipIf((await missing('ros', 'nats-server', 'faketime')) ?? missingDisk
           largest = Math.max(largest, message.data.byteLength);
           const whole = assembly.add(message);
           if (whole === undefined) return false;
-          got = (await decode(whole, { definitions })).message['data'] as Uint8Array;
+          got = (await decode(whole, reader)).message['data'] as Uint8Array;
           return true;
         },
       );

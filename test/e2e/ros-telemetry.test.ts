@@ -1,16 +1,15 @@
 /** The function as it is in the folder, on a robot with ROS: a simulated robot's topics at the hub, commands back to it. */
 import { cp, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { MsgRequest } from '@nats-io/jetstream';
 import { headers as newHeaders, type NatsConnection } from '@nats-io/nats-core';
 import { beforeAll, describe, expect, test, vi } from 'vitest';
 import { parse, stringify } from 'yaml';
-import { decode, openAssembly, type Decoded, type Definitions } from '../../runtime/telemetry.ts';
 import { root, startSite, type TestSite } from '../cli/run.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { missing } from '../support/requirement.ts';
 import { rosEnvironment, startRosPeer, startSimulatedRobot, type SimulatedRobot } from '../support/ros.ts';
-import { managerOf, online, ours, robotArgs, startHub, until, type Hub } from './fleet.ts';
+import { online, ours, robotArgs, startHub, until, type Hub } from './fleet.ts';
+import { openTelemetryReader, type TelemetryReader } from './telemetry-reader.ts';
 
 vi.setConfig({ testTimeout: 180_000, hookTimeout: 240_000 });
 
@@ -23,6 +22,7 @@ describe.skipIf(await missing('ros', 'nats-server'))('telemetry with ROS', () =>
   let site: TestSite;
   let simulated: SimulatedRobot;
   let atHub: NatsConnection;
+  let reader: TelemetryReader;
 
   beforeAll(async () => {
     env = await rosEnvironment();
@@ -36,43 +36,11 @@ describe.skipIf(await missing('ros', 'nats-server'))('telemetry with ROS', () =>
     simulated = await startSimulatedRobot({ env });
     await site.ok(['deploy', folder, '--timeout', '120']);
     atHub = await ours(hub);
+    reader = openTelemetryReader(atHub);
   });
 
-  const definitions: Definitions = async (schema, { robot: from }) => {
-    const manager = await managerOf(atHub);
-    const subject = `robots.${from}.kept.ros-schemas.${schema}`;
-    return await until('the definition is at the hub', async () =>
-      (await manager.streams.getMessage('TELEMETRY', { last_by_subj: subject }).catch(() => null))?.string(),
-    );
-  };
-
-  async function heard(subject: string, count: number): Promise<Decoded[]> {
-    const subscription = atHub.subscribe(subject);
-    const assembly = openAssembly();
-    const found: Decoded[] = [];
-    for await (const message of subscription) {
-      const whole = assembly.add(message);
-      if (whole !== undefined) found.push(await decode(whole, { definitions }));
-      if (found.length === count) break;
-    }
-    return found;
-  }
-
-  async function stored(subject: string): Promise<Decoded[]> {
-    const manager = await managerOf(atHub);
-    const found: Decoded[] = [];
-    for (let seq = 1; ;) {
-      const message = await manager.streams
-        .getMessage('TELEMETRY', { seq, next_by_subj: subject } as MsgRequest)
-        .catch(() => null);
-      if (message === null) return found;
-      found.push(await decode({ data: message.data, headers: message.header }, { definitions }));
-      seq = message.seq + 1;
-    }
-  }
-
   test('the topics of the manifest come as it says', async () => {
-    const scans = await heard(`robots.${robot}.live.scan`, 5);
+    const scans = await reader.heard(`robots.${robot}.live.scan`, 5);
     expect(scans[0]).toMatchObject({
       encoding: 'cdr',
       topic: '/scan',
@@ -85,21 +53,21 @@ describe.skipIf(await missing('ros', 'nats-server'))('telemetry with ROS', () =>
     // 10 Hz, of which 5 are asked for: 0.8 s, and not 0.4.
     const seconds = (scans[4]!.received - scans[0]!.received) / 1000;
     expect(seconds).toBeGreaterThan(0.6);
-    const odometry = await heard(`robots.${robot}.live.odom`, 2);
+    const odometry = await reader.heard(`robots.${robot}.live.odom`, 2);
     expect(odometry[0]!.encoding).toBe('yaml');
     expect(Object.keys(odometry[0]!.message)).toEqual(['header', 'pose', 'twist']);
     expect(odometry[0]!.message['twist']).toEqual({
       twist: { linear: { x: 0 } },
     });
     const battery = await until('battery states are at the hub', async () => {
-      const found = await stored(`robots.${robot}.kept.battery_state`);
+      const found = await reader.stored(`robots.${robot}.kept.battery_state`);
       return found.length >= 2 ? found : undefined;
     });
     expect(battery[0]).toMatchObject({ encoding: 'json', sequence: 1 });
     // What is not measured is NaN.
     expect(battery[0]!.message['temperature']).toBeNaN();
     const diagnostics = await until('diagnostics are at the hub', async () => {
-      const found = await stored(`robots.${robot}.kept.diagnostics.*`);
+      const found = await reader.stored(`robots.${robot}.kept.diagnostics.*`);
       return found.length >= 2 ? found : undefined;
     });
     expect(diagnostics[0]!.message['status']).toMatchObject([{ name: '/battery', hardware_id: 'simulated' }]);
@@ -177,7 +145,7 @@ deny: [/rosout, /parameter_events, /scan, /odom]
     await writeFile(join(copy, 'function.yaml'), stringify(manifest));
     await site.ok(['deploy', copy, '--timeout', '120']);
 
-    const [frame] = await heard(`robots.${robot}.live.camera.image.compressed`, 1);
+    const [frame] = await reader.heard(`robots.${robot}.live.camera.image.compressed`, 1);
     expect(Buffer.from((frame!.message['data'] as Uint8Array).subarray(1, 4)).toString()).toBe('PNG');
 
     await simulated.matched(1);
@@ -186,7 +154,7 @@ deny: [/rosout, /parameter_events, /scan, /odom]
     const all = await until(
       'all numbers are at the hub',
       async () => {
-        const found = await stored(subject);
+        const found = await reader.stored(subject);
         return found.length >= 500 ? found : undefined;
       },
       150_000,
@@ -198,47 +166,24 @@ deny: [/rosout, /parameter_events, /scan, /odom]
     const peer = await startRosPeer({ env, name: 'newcomer' });
     await peer.advertise('/later/words', 'std_msgs/msg/String');
     await peer.matched('/later/words');
-    const words = heard(`robots.${robot}.live.later.words`, 1);
-    const timer = setInterval(
-      () => void peer.publish('/later/words', { data: 'Lüfter' }).catch(() => {}),
-      200,
+    const [words] = await reader.heard(`robots.${robot}.live.later.words`, 1, () =>
+      peer.publish('/later/words', { data: 'Lüfter' }),
     );
-    try {
-      expect((await words)[0]).toMatchObject({
-        encoding: 'cbor',
-        message: { data: 'Lüfter' },
-      });
-    } finally {
-      clearInterval(timer);
-    }
+    expect(words).toMatchObject({ encoding: 'cbor', message: { data: 'Lüfter' } });
   }, 240_000);
 
   test('a topic that comes back with another type goes on', async () => {
-    const first = await startRosPeer({ env, name: 'first' });
-    const text = heard(`robots.${robot}.live.changing`, 1);
-    await first.advertise('/changing', 'std_msgs/msg/String');
-    const publish = (peer: typeof first, message: object) =>
-      setInterval(() => void peer.publish('/changing', message).catch(() => {}), 200);
-    let timer = publish(first, { data: 'text' });
-    try {
-      expect((await text)[0]).toMatchObject({
-        type: 'std_msgs/msg/String',
-        message: { data: 'text' },
-      });
-    } finally {
-      clearInterval(timer);
-    }
-    await first.withdraw('/changing');
-    const number = heard(`robots.${robot}.live.changing`, 1);
-    await first.advertise('/changing', 'std_msgs/msg/UInt64');
-    timer = publish(first, { data: 2n ** 63n });
-    try {
-      expect((await number)[0]).toMatchObject({
-        type: 'std_msgs/msg/UInt64',
-        message: { data: 2n ** 63n },
-      });
-    } finally {
-      clearInterval(timer);
+    const peer = await startRosPeer({ env, name: 'changing' });
+    for (const [type, data] of [
+      ['std_msgs/msg/String', 'text'],
+      ['std_msgs/msg/UInt64', 2n ** 63n],
+    ] as const) {
+      await peer.advertise('/changing', type);
+      const [heard] = await reader.heard(`robots.${robot}.live.changing`, 1, () =>
+        peer.publish('/changing', { data }),
+      );
+      expect(heard).toMatchObject({ type, message: { data } });
+      await peer.withdraw('/changing');
     }
   });
 });

@@ -4,8 +4,8 @@
  */
 import { cp, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { MsgRequest } from '@nats-io/jetstream';
-import { headers as newHeaders, type Msg, type NatsConnection } from '@nats-io/nats-core';
+import { setTimeout as pause } from 'node:timers/promises';
+import { headers as newHeaders, type NatsConnection } from '@nats-io/nats-core';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { parse, stringify } from 'yaml';
 import {
@@ -15,7 +15,6 @@ import {
   readSchema,
   schemaHash,
   telemetryOf,
-  type Definitions,
   type RosMessage,
 } from '../../runtime/telemetry.ts';
 import { root, startSite, type TestSite } from '../cli/run.ts';
@@ -25,6 +24,7 @@ import { freePort } from '../support/ports.ts';
 import { missing } from '../support/requirement.ts';
 import { managerOf, online, ours, robotArgs, startHub, until, type Hub } from './fleet.ts';
 import { familyOf } from './site.ts';
+import { openTelemetryReader, type TelemetryReader } from './telemetry-reader.ts';
 
 const skipped = await missing('nats-server');
 const robot = 'robot1';
@@ -96,6 +96,7 @@ describe.skipIf(skipped)('telemetry of a robot', () => {
   let hub: Hub;
   let site: TestSite;
   let [atHub, atRobot]: NatsConnection[] = [];
+  let reader: TelemetryReader;
 
   beforeAll(async () => {
     const port = String(await freePort());
@@ -104,6 +105,7 @@ describe.skipIf(skipped)('telemetry of a robot', () => {
     await online(hub, robot);
     await site.ok(['deploy', await changedCopy(), '--timeout', '120']);
     atHub = await ours(hub);
+    reader = openTelemetryReader(atHub);
     atRobot = await ours(site);
   }, 180_000);
 
@@ -114,29 +116,6 @@ describe.skipIf(skipped)('telemetry of a robot', () => {
     const data =
       message instanceof Uint8Array ? message : encode(message, 'cdr', readSchema(type, definitions[type]));
     atRobot!.publish('feed', data, { headers });
-  }
-
-  /** As docs/reference/telemetry.md tells readers. */
-  const kept: Definitions = async (schema, { robot: from }) => {
-    const manager = await managerOf(atHub!);
-    const subject = `robots.${from}.kept.ros-schemas.${schema}`;
-    return await until('the definition is at the hub', async () =>
-      (await manager.streams.getMessage('TELEMETRY', { last_by_subj: subject }).catch(() => null))?.string(),
-    );
-  };
-
-  /** The first message that comes at the hub after `send`, which is repeated until interest has got to the robot. */
-  async function first(subject: string, send: () => void): Promise<Msg> {
-    const subscription = atHub!.subscribe(subject);
-    await atHub!.flush();
-    const timer = setInterval(send, 200);
-    try {
-      for await (const message of subscription) return message;
-      throw new Error('the subscription ended');
-    } finally {
-      clearInterval(timer);
-      subscription.unsubscribe();
-    }
   }
 
   const header = { stamp: { sec: 9, nanosec: 1 }, frame_id: 'map' };
@@ -153,8 +132,10 @@ describe.skipIf(skipped)('telemetry of a robot', () => {
   ] as [string, KnownType, RosMessage][])(
     '%s is read at the hub, without ROS',
     async (topic, type, message) => {
-      const heard = await first(`robots.${robot}.live.${topic.slice(1)}`, () => feed(topic, type, message));
-      const decoded = await decode(heard, { definitions: kept });
+      const heard = await reader.first(`robots.${robot}.live.${topic.slice(1)}`, () =>
+        feed(topic, type, message),
+      );
+      const decoded = await decode(heard, reader);
       expect(decoded).toMatchObject({
         robot,
         topic,
@@ -195,15 +176,9 @@ describe.skipIf(skipped)('telemetry of a robot', () => {
     );
     const voltages: number[] = [];
     const runs = new Map<string, number[]>();
-    for (let seq = 1; ;) {
-      const message = await manager.streams
-        .getMessage('TELEMETRY', { seq, next_by_subj: subject } as MsgRequest)
-        .catch(() => null);
-      if (message === null) break;
-      const decoded = await decode({ data: message.data, headers: message.header }, { definitions: kept });
-      voltages.push(decoded.message['voltage'] as number);
-      runs.set(decoded.run, [...(runs.get(decoded.run) ?? []), decoded.sequence]);
-      seq = message.seq + 1;
+    for (const { message, run, sequence } of await reader.stored(subject)) {
+      voltages.push(message['voltage'] as number);
+      runs.set(run, [...(runs.get(run) ?? []), sequence]);
     }
     expect([...voltages].sort((a, b) => a - b)).toEqual(
       Array.from({ length: count }, (_, index) => index + 1),
@@ -249,7 +224,7 @@ describe.skipIf(skipped)('telemetry of a robot', () => {
         for (const subject of Object.keys(state.subjects ?? {})) {
           const message = await manager.streams.getMessage('TELEMETRY', { last_by_subj: subject });
           const received = { data: message!.data, headers: message!.header };
-          texts.push((await decode(received, { definitions: kept })).message['data'] as string);
+          texts.push((await decode(received, reader)).message['data'] as string);
         }
         if (!texts.includes('23')) return undefined;
         return { counts: Object.values(state.subjects ?? {}), texts: texts.sort() };
@@ -276,35 +251,33 @@ describe.skipIf(skipped)('telemetry of a robot', () => {
   test('a frame of 2 MB comes in pieces that fit, and is whole again', async () => {
     const image = new Uint8Array(2_000_000).map((_, index) => index % 251);
     const assembly = openAssembly();
-    const subscription = atHub!.subscribe(`robots.${robot}.live.camera.image.compressed`);
-    await atHub!.flush();
-    const send = () =>
-      feed('/camera/image/compressed', 'sensor_msgs/msg/CompressedImage', {
-        header,
-        format: 'jpeg',
-        data: image,
-      });
-    const timer = setInterval(send, 1_000);
-    try {
-      for await (const message of subscription) {
-        expect(message.data.byteLength).toBeLessThanOrEqual(65_536);
+    const sizes: number[] = [];
+    let got: Uint8Array | undefined;
+    await reader.hear(
+      `robots.${robot}.live.camera.image.compressed`,
+      async () => {
+        feed('/camera/image/compressed', 'sensor_msgs/msg/CompressedImage', {
+          header,
+          format: 'jpeg',
+          data: image,
+        });
+        await pause(1_000);
+      },
+      async (message) => {
+        sizes.push(message.data.byteLength);
         const whole = assembly.add(message);
-        if (whole === undefined) continue;
-        const decoded = await decode(whole, { definitions: kept });
-        expect(Buffer.compare(Buffer.from(decoded.message['data'] as Uint8Array), Buffer.from(image))).toBe(
-          0,
-        );
+        if (whole === undefined) return false;
+        got = (await decode(whole, reader)).message['data'] as Uint8Array;
         expect(telemetryOf(message).chunk?.of).toBe(31);
-        break;
-      }
-    } finally {
-      clearInterval(timer);
-      subscription.unsubscribe();
-    }
+        return true;
+      },
+    );
+    expect(Buffer.compare(Buffer.from(got!), Buffer.from(image))).toBe(0);
+    expect(Math.max(...sizes)).toBe(65_536);
   });
 
   test('bytes that are no message are counted, and told on the robot and at the hub', async () => {
-    const heard = await first(`robots.${robot}.alert.telemetry`, () =>
+    const heard = await reader.first(`robots.${robot}.alert.telemetry`, () =>
       feed('/counters', 'example_msgs/msg/Counters', Uint8Array.of(0, 1, 0, 0, 1)),
     );
     expect(heard.json()).toMatchObject({
@@ -312,7 +285,7 @@ describe.skipIf(skipped)('telemetry of a robot', () => {
       topic: '/counters',
       problem: expect.stringMatching(/^it is no example_msgs\/msg\/Counters: /) as string,
     });
-    const report = await first(`robots.${robot}.stats.telemetry`, () => {});
+    const report = await reader.first(`robots.${robot}.stats.telemetry`, () => {});
     const { topics } = report.json<{ topics: Record<string, unknown>[] }>();
     expect(topics.find(({ topic }) => topic === '/counters')).toMatchObject({ as: 'json', class: 'latest' });
     const answer = await fetch(`${site.info.url}/telemetry/metrics`);
