@@ -24,6 +24,8 @@ export interface Service {
   readonly text: string;
   readonly user: string;
   readonly dir: string;
+  /** What it starts: where each program is now. */
+  readonly programs: readonly string[];
   /** Absolute, by the option of `faas up` that names it. */
   readonly files: Readonly<Record<string, string>>;
 }
@@ -69,6 +71,7 @@ export async function serviceFor(given: {
     }),
     user,
     dir,
+    programs: [process.execPath, ...(nats === undefined ? [] : [nats])],
     files,
   };
 }
@@ -91,8 +94,9 @@ function usualUser(): string {
  * open to others or belongs to somebody else.
  */
 export async function installService(service: Service, folder: string): Promise<string> {
-  const { name, text, user, dir, files } = service;
+  const { name, text, user, dir, programs, files } = service;
   const owner = await ownerOf(user);
+  for (const program of programs) await mustRun(program, user, owner);
   for (const [option, file] of Object.entries(files)) await mustBeFile(option, file, user, owner);
   const made = await mkdir(dir, { recursive: true, mode: folderMode });
   if (made !== undefined) await give(dir, owner);
@@ -136,6 +140,21 @@ async function ownerOf(user: string): Promise<Owner> {
 
 async function give(path: string, { uid, gid }: Owner): Promise<void> {
   if ((await stat(path)).uid !== uid) await chown(path, uid, gid);
+}
+
+/** A tool cache or a checkout in root's home is closed to a user without other rights. */
+async function mustRun(program: string, user: string, { uid, gid }: Owner): Promise<void> {
+  if (process.getuid?.() !== 0 || uid === 0) return;
+  try {
+    await promisify(execFile)('test', ['-x', program], { uid, gid });
+  } catch {
+    throw new Failure(exitCodes.site, `${user}, as whom the service runs, cannot run ${program}`, {
+      advice:
+        program === process.execPath
+          ? `Put ${packageRoot} where ${user} can read it, such as /opt/atoll.`
+          : `install -m 755 ${program} /usr/local/bin`,
+    });
+  }
 }
 
 async function mustBeFile(option: string, file: string, user: string, owner: Owner): Promise<void> {

@@ -2,6 +2,7 @@
 import { execFile } from 'node:child_process';
 import { generateKeyPairSync } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
+import { isIP } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Closing } from './closing.ts';
@@ -19,7 +20,7 @@ export interface Certificate {
 export interface Authority {
   /** PEM file of its own certificate. */
   readonly ca: string;
-  /** For a server at 127.0.0.1 and these addresses, or for a client of that name. */
+  /** For a server at 127.0.0.1 and these addresses or names of hosts, or for a client of that name. */
   issue(name: string, addresses?: readonly string[]): Promise<Certificate>;
 }
 
@@ -41,7 +42,10 @@ export async function makeAuthority(options: { closing?: Closing | undefined } =
     ca,
     async issue(name, addresses = []) {
       const made = { certificate: file(`${name}.crt`), key: await makeKey(`${name}.key`) };
-      const alternatives = ['DNS:localhost', ...['127.0.0.1', ...addresses].map((one) => `IP:${one}`)];
+      const alternatives = [
+        'DNS:localhost',
+        ...['127.0.0.1', ...addresses].map((one) => `${isIP(one) ? 'IP' : 'DNS'}:${one}`),
+      ];
       await run(openssl, [
         ...['req', '-x509', '-new', '-key', made.key, '-subj', `/CN=${name}`, '-days', '30'],
         ...['-CA', ca, '-CAkey', file('ca.key'), '-out', made.certificate],

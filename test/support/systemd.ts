@@ -1,6 +1,6 @@
 /**
  * A systemd that boots for a test: process 1 of namespaces of its own, with units of its own and no others of the machine,
- * under whose control groups it runs. The network is the machine's.
+ * under whose control groups it runs. The network is the machine's, or that of a place.
  */
 import { execFile, spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -10,6 +10,7 @@ import { promisify } from 'node:util';
 import { closeLater, type Closing } from './closing.ts';
 import { makeControlGroup } from './control-group.ts';
 import { temporaryFolder } from './folder.ts';
+import type { Place } from './place.ts';
 import { startProcess } from './process.ts';
 
 const program = '/lib/systemd/systemd';
@@ -23,10 +24,12 @@ export interface MachineOptions {
   readonly prepare: string;
   /** Of `prepare`, beside what this process has. */
   readonly env?: Readonly<Record<string, string>>;
+  /** Whose network it has. */
+  readonly place?: Pick<Place, 'enter'>;
   readonly closing?: Closing;
 }
 
-export interface Machine {
+export interface Machine extends Pick<Place, 'enter'> {
   /** What the command wrote to stdout, run in there as root. Rejects, with what it wrote, when it failed. */
   run(command: string, ...args: string[]): Promise<string>;
   /** The properties of a unit, by name. */
@@ -50,7 +53,7 @@ export function missingSystemd(): string | undefined {
   return reason;
 }
 
-export async function startMachine({ prepare, env, closing }: MachineOptions): Promise<Machine> {
+export async function startMachine({ prepare, env, place, closing }: MachineOptions): Promise<Machine> {
   const folder = await temporaryFolder({ closing });
   const group = await makeControlGroup({ closing });
   const script = join(folder, 'boot.sh');
@@ -60,20 +63,28 @@ export async function startMachine({ prepare, env, closing }: MachineOptions): P
     `echo $$ > ${hierarchy}${group.path}/cgroup.procs`,
     `exec unshare ${namespaces.join(' ')} --propagation private --kill-child sh ${script}`,
   ];
-  const machine = await startProcess('sh', ['-ec', enter.join('\n')], {
+  const launch = { command: 'sh', args: ['-ec', enter.join('\n')] };
+  const { command: shell, args: words } = place?.enter(launch) ?? launch;
+  const machine = await startProcess(shell, words, {
     name: 'systemd',
     env: { ...process.env, ...env },
     closing,
   });
   // It does not end by a signal that asks it to.
   closeLater(async () => void (await machine.kill()), closing);
-  const inside = ['--mount', '--uts', '--ipc', '--cgroup'].map((kind) => {
+  const inside = ['--mount', '--uts', '--ipc', '--net', '--cgroup'].map((kind) => {
     const file = kind === '--mount' ? 'mnt' : kind.slice(2);
     return `${kind}=/proc/${machine.pid}/ns/${file}`;
   });
   const pids = `--pid=/proc/${machine.pid}/ns/pid_for_children`;
-  const run = async (command: string, ...args: string[]): Promise<string> =>
-    (await promisify(execFile)('nsenter', [...inside, pids, command, ...args])).stdout;
+  const enterMachine: Machine['enter'] = ({ command, args }) => ({
+    command: 'nsenter',
+    args: [...inside, pids, command, ...args],
+  });
+  const run = async (command: string, ...args: string[]): Promise<string> => {
+    const inThere = enterMachine({ command, args });
+    return (await promisify(execFile)(inThere.command, inThere.args)).stdout;
+  };
   await machine.until('it booted', async () => {
     // Until it has a /run of its own, it would be the machine's systemd that answers.
     await run('test', '-d', '/run/machine');
@@ -81,6 +92,7 @@ export async function startMachine({ prepare, env, closing }: MachineOptions): P
     return true;
   });
   return {
+    enter: enterMachine,
     run,
     show: async (unit) =>
       Object.fromEntries(
