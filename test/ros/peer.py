@@ -5,6 +5,8 @@ import sys
 
 import rclpy
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.parameter import Parameter
+from rclpy.parameter_client import AsyncParameterClient
 from rclpy.task import Future
 
 import lines
@@ -17,7 +19,7 @@ node = rclpy.create_node(
     namespace=sys.argv[2] if len(sys.argv) > 2 else None,
 )
 publishers, subscriptions, services, clients, timers = {}, {}, {}, {}, {}
-requests = {}
+requests, parameter_clients = {}, {}
 
 
 def advertise(line):
@@ -114,7 +116,29 @@ def call(line):
         clients[key] = node.create_client(cls, line["service"])
     client = clients[key]
     request = to_message(cls.Request, line["message"])
+    return answer_of(line, client.service_is_ready, lambda: client.call_async(request))
 
+
+def parameters(line):
+    """Asks another node for its parameters by the client of rclpy, which is what the program `ros2 param` does."""
+    key = line["node"]
+    if key not in parameter_clients:
+        parameter_clients[key] = AsyncParameterClient(node, key)
+    client = parameter_clients[key]
+    names = line.get("names", [])
+    values = [Parameter(name, value=value) for name, value in line.get("values", {}).items()]
+    ask = {
+        "list": lambda: client.list_parameters(),
+        "get": lambda: client.get_parameters(names),
+        "types": lambda: client.get_parameter_types(names),
+        "describe": lambda: client.describe_parameters(names),
+        "set": lambda: client.set_parameters(values),
+        "setAtomically": lambda: client.set_parameters_atomically(values),
+    }[line["ask"]]
+    return answer_of(line, client.services_are_ready, ask)
+
+
+def answer_of(line, is_ready, ask):
     def answered(future):
         if future.exception() is not None:
             lines.say({"id": line["id"], "error": str(future.exception())})
@@ -122,9 +146,9 @@ def call(line):
             lines.say({"id": line["id"], "value": to_plain(future.result())})
 
     def look():
-        if client.service_is_ready():
+        if is_ready():
             node.destroy_timer(timers.pop(line["id"]))
-            client.call_async(request).add_done_callback(answered)
+            ask().add_done_callback(answered)
 
     timers[line["id"]] = node.create_timer(0.01, look)
     return lines.LATER
@@ -161,6 +185,7 @@ operations = (
     serve,
     respond,
     call,
+    parameters,
     graph,
     publishers_of,
 )

@@ -136,6 +136,15 @@ export interface RosPeer extends DdsPeer {
   serve(service: string, type: string, answer: (request: never) => Promise<object> | object): Promise<void>;
   /** Waits for the service, then for its answer. */
   call(service: string, type: string, request?: object, timeoutMs?: number): Promise<unknown>;
+  /**
+   * What another node, such as /robot1/atoll, answers rclpy's own client of parameters, by which the program `ros2 param`
+   * asks. `values` are to be set.
+   */
+  parameters(
+    node: string,
+    ask: 'list' | 'get' | 'types' | 'describe' | 'set' | 'setAtomically',
+    what?: { names?: string[]; values?: Record<string, string> },
+  ): Promise<unknown>;
   graph(): Promise<{
     nodes: string[];
     topics: Record<string, string[]>;
@@ -180,6 +189,7 @@ export async function startRosPeer(options: RosPeerOptions): Promise<RosPeer> {
     },
     call: (service, type, request = {}, timeoutMs = answerMs) =>
       node.ask('call', { service, type, message: request }, timeoutMs),
+    parameters: (of, ask, what = {}) => node.ask('parameters', { node: of, ask, ...what }),
     graph: async () => (await node.ask('graph')) as Awaited<ReturnType<RosPeer['graph']>>,
     publishersOf: async (topic) =>
       (await node.ask('publishers_of', { topic })) as Awaited<ReturnType<RosPeer['publishersOf']>>,

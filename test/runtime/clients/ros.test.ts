@@ -84,27 +84,27 @@ describe.skipIf(await missing('ros'))('the link to the ROS process', () => {
     await sees(peer, '/robot1/atoll');
     const { services } = await peer.graph();
     expect(services['/robot1/atoll/get_parameters']).toEqual(['rcl_interfaces/srv/GetParameters']);
-    const parameters = await peer.call('/robot1/atoll/get_parameters', 'rcl_interfaces/srv/GetParameters', {
-      names: ['site', 'namespace'],
+    // The wheels have no program ros2: what "ros2 param" does with each verb, by the client of rclpy that it uses.
+    const names = ['site', 'namespace'];
+    type Asked = Parameters<RosPeer['parameters']>;
+    const asked = (ask: Asked[1], what?: Asked[2]) => peer.parameters('/robot1/atoll', ask, what);
+    expect(await asked('list')).toMatchObject({
+      result: { names: expect.arrayContaining(names) as string[] },
     });
-    expect(parameters).toMatchObject({ values: [{ string_value: 'local' }, { string_value: '/robot1' }] });
-    // What "ros2 param list", "describe" and "set" ask.
-    const asked = (name: string, request: object) =>
-      peer.call(
-        `/robot1/atoll/${name}`,
-        `rcl_interfaces/srv/${name.replace(/(^|_)(.)/g, (_, __, letter: string) => letter.toUpperCase())}`,
-        request,
-      );
-    expect(await asked('list_parameters', {})).toMatchObject({
-      result: { names: expect.arrayContaining(['site', 'namespace']) as string[] },
+    expect(await asked('get', { names })).toMatchObject({
+      values: [
+        { type: 4, string_value: 'local' },
+        { type: 4, string_value: '/robot1' },
+      ],
     });
-    expect(await asked('describe_parameters', { names: ['site'] })).toMatchObject({
+    expect(await asked('types', { names })).toMatchObject({ types: Uint8Array.of(4, 4) });
+    expect(await asked('describe', { names: ['site'] })).toMatchObject({
       descriptors: [{ name: 'site', description: 'Name of the Atoll site', read_only: true }],
     });
-    const value = { type: 4, string_value: 'other' };
-    expect(await asked('set_parameters', { parameters: [{ name: 'site', value }] })).toMatchObject({
-      results: [{ successful: false }],
-    });
+    const values = { site: 'other' };
+    expect(await asked('set', { values })).toMatchObject({ results: [{ successful: false }] });
+    expect(await asked('setAtomically', { values })).toMatchObject({ result: { successful: false } });
+    expect(await asked('get', { names: ['site'] })).toMatchObject({ values: [{ string_value: 'local' }] });
   });
 
   test('takes messages as CDR, with the definition that decodes them, and keeps 64 bits', async () => {
