@@ -113,6 +113,46 @@ describe.skipIf(await missing('ros', 'nats-server'))('npm start -- --robots 2 --
     expect(run.stdout()).toMatch(/^✗ +cut for .* out at the hub 400, NOT each once and in order/m);
   }, 300_000);
 
+  test('without ROS begins with installing it, and says what is missing where that is not possible', async () => {
+    const [temporary, nothing] = [await temporaryFolder(), await temporaryFolder()];
+    const run = await startProcess(process.execPath, [start, '--robots', '1', '--once'], {
+      name: 'npm start',
+      env: { PATH: nothing, HOME: nothing, ATOLL_TOOLS: join(nothing, 'tools'), TMPDIR: temporary },
+    });
+    expect((await run.exited).code).toBe(1);
+    expect(run.stderr()).toMatch(/^ros \d+\.\d+\.\d+: installing its wheels and building rclnodejs; /m);
+    expect(run.stderr()).toMatch(/there is no "python3" on PATH\.\nWhat to do: install it /);
+    expect(run.stderr()).toMatch(
+      /^the robots are simulated with ROS 2, which could not be installed: see above why$/m,
+    );
+    expect(run.stdout()).toBe('');
+    expect(await readdir(temporary)).toEqual([]);
+  });
+
+  // Minutes of wheels and compilers: what `npm test` does in front of it all.
+  test.runIf(process.env['ATOLL_SOAK'] === '1')(
+    'on a machine with none of its tools installs them, ROS and nats-server, and shows all of it',
+    async () => {
+      const [temporary, tools] = [await temporaryFolder(), await temporaryFolder()];
+      const run = await startProcess(process.execPath, [start, '--robots', '2', '--once'], {
+        name: 'npm start',
+        env: { ...process.env, ATOLL_TOOLS: tools, TMPDIR: temporary },
+      });
+      const { code } = await run.exited;
+      expect(code, run.output()).toBe(0);
+      expect(run.stderr()).toMatch(/^ros: ready after \d+ s$/m);
+      expect(run.stdout().match(/^✓ /gm)).toHaveLength(8);
+      expect(await readdir(tools)).toContain('ros');
+      process.stderr.write(
+        `${run
+          .stderr()
+          .match(/^.*: ready after .*$/gm)!
+          .join('\n')}\n`,
+      );
+    },
+    1_800_000,
+  );
+
   test('a number of robots that cannot be is refused with what can be', async () => {
     const run = await startProcess(process.execPath, [start, '--robots', 'many'], { name: 'npm start' });
     expect((await run.exited).code).toBe(2);
