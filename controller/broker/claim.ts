@@ -3,14 +3,13 @@
  * for its holder only, since two servers of one domain would answer for one another.
  */
 import { randomUUID } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { hostname, networkInterfaces } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { headers, type Msg } from '@nats-io/nats-core';
 import type { NatsLink } from '../../runtime/clients/nats.ts';
 import { faultOf } from '../../runtime/errors.ts';
 import type { Log } from '../../runtime/log.ts';
-import { identify, isSameProcess } from '../../runtime/process/identity.ts';
+import { bootId, identify, isHidden, isSameProcess } from '../../runtime/process/identity.ts';
 import { claimEntry, claimQuestion } from './crossing.ts';
 
 /** What a robot that died without a word costs its successor. */
@@ -203,7 +202,8 @@ export function holdClaim(options: ClaimOptions): Claim {
 const isOwnDead = (entry: Entry, self: Entry): boolean =>
   entry.siteId === self.siteId &&
   entry.process.boot === self.process.boot &&
-  !isSameProcess(entry.process.pid, entry.process.startTime);
+  !isSameProcess(entry.process.pid, entry.process.startTime) &&
+  !isHidden(entry.process.pid);
 
 function entryOf(message: Msg): Entry | undefined {
   try {
@@ -217,13 +217,8 @@ function entryOf(message: Msg): Entry | undefined {
 
 function ownProcess(): Entry['process'] {
   const self = identify(process.pid);
-  let boot = '';
-  try {
-    boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
-  } catch {
-    // Then a predecessor is waited for like anybody else.
-  }
-  return { boot: boot || randomUUID(), pid: process.pid, startTime: self?.startTime ?? '' };
+  // Where the system does not tell its boot, a predecessor is waited for like anybody else.
+  return { boot: bootId() ?? randomUUID(), pid: process.pid, startTime: self?.startTime ?? '' };
 }
 
 function ownAddress(): string {

@@ -141,10 +141,15 @@ export async function claimSite(dir: string, options: { log: Log }): Promise<Cla
   const lock = await takeLock(paths.run, 'up', { waitMs: claimWaitMs }).catch(async (error: unknown) => {
     if (!(error instanceof LockedError)) throw error;
     const running = await readSite(paths.dir);
-    const where = running?.pid === error.holder.pid ? ` at ${running.url}` : '';
+    const { pid, hidden } = error.holder;
+    const where = running?.pid === pid ? ` at ${running.url}` : '';
+    const unless =
+      hidden === undefined
+        ? ''
+        : ` (it is another user's and cannot be looked at: if it is none of Atoll's, remove ${hidden})`;
     throw new AtollError(
       'SiteInUse',
-      `process ${error.holder.pid} runs the site ${paths.dir}${where}: use that one, stop it, or give another folder with --dir`,
+      `process ${pid} runs the site ${paths.dir}${where}: use that one, stop it, or give another folder with --dir${unless}`,
     );
   });
   let id: string;

@@ -26,6 +26,34 @@ export function isSameProcess(pid: number, startTime: string): boolean {
   return identify(pid)?.startTime === startTime;
 }
 
+/**
+ * Whether a process of that number is there and /proc does not show it, as one of another user where it is mounted with
+ * `hidepid` (proc(5)), which ProtectProc of systemd does: which process it is cannot be told.
+ */
+export function isHidden(pid: number): boolean {
+  try {
+    readFileSync(`/proc/${pid}/stat`);
+    return false;
+  } catch {
+    // Not shown, or just gone: what may not be seen still has a number (kill(2)).
+  }
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
+
+/** Undefined where the system does not tell. A process of another boot is gone, whatever has its number now. */
+export function bootId(): string | undefined {
+  try {
+    // random(4): a UUID, made anew at each start of the machine.
+    return readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim() || undefined;
+  } catch {
+    return undefined;
+  }
+}
+
 /** Signals the process, or its whole group, only if it is still the one that was meant. Says whether it was. */
 export function killIfSame(
   identity: ProcessIdentity,
