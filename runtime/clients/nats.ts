@@ -6,6 +6,7 @@ import type { Auth, NatsConnection, NodeConnectionOptions, Subscription } from '
 import type { NatsSettings } from '../config.ts';
 import { AtollError } from '../errors.ts';
 import type { Log } from '../log.ts';
+import { repeatQuestions } from './repeated-questions.ts';
 import { refuseOpenKey } from './tls-files.ts';
 
 export interface LinkState {
@@ -82,6 +83,7 @@ export function openNats(
       try {
         const established = await connect(connectionOptions(servers, { ...settings, inboxPrefix }, options));
         if (closing.signal.aborted) return void (await established.close());
+        repeatQuestions(established);
         await follow(established);
       } catch (error) {
         if (!closing.signal.aborted) change(away(error));

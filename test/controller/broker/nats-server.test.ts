@@ -6,11 +6,15 @@ import { createConnection, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { jetstream, jetstreamManager, StorageType } from '@nats-io/jetstream';
-import { connect, wsconnect } from '@nats-io/transport-node';
+import { nkeys } from '@nats-io/nats-core';
+import { connect, wsconnect, type NatsConnection } from '@nats-io/transport-node';
 import mqtt from 'mqtt';
 import { expect, test } from 'vitest';
+import { users, type BrokerRole, type RobotUser } from '../../../controller/broker/configuration.ts';
+import { readPasswords } from '../../../controller/broker/passwords.ts';
 import { startBroker, type Broker, type BrokerOptions } from '../../../controller/broker/nats-server.ts';
 import { claimSite, sitePaths } from '../../../controller/stores/site.ts';
+import { openNats } from '../../../runtime/clients/nats.ts';
 import { openLog } from '../../../runtime/log.ts';
 import { identify } from '../../../runtime/process/identity.ts';
 import { closeLater } from '../../support/closing.ts';
@@ -113,6 +117,53 @@ test('a client may be 100 MB behind without being thrown out', { timeout: 60_000
   );
   slow.resume();
   expect(await Promise.race([all, closed])).toBe('all came');
+});
+
+test('while a hub takes over keys of robots again and again, no question of ours for JetStream goes unanswered', async () => {
+  const dir = await temporaryFolder();
+  const passwords = await readPasswords(sitePaths(dir));
+  const role = (robots: readonly RobotUser[]): BrokerRole & { kind: 'control' } => ({
+    kind: 'control',
+    listen: '127.0.0.1',
+    robots,
+    passwords,
+  });
+  const ports = { nats: await freePort(), mqtt: await freePort(), leaf: await freePort() };
+  const broker = await start(dir, { site: 'hub', role: role([]), ports });
+  const credentialsFile = join(dir, 'atoll.json');
+  const login = { user: users.atoll, pass: passwords.atoll };
+  await writeFile(credentialsFile, JSON.stringify(login), { mode: 0o600 });
+  const link = openNats({ url: broker.nats.url, credentialsFile }, { name: 'test', site: 'hub', log });
+  closeLater(() => link.close());
+  const stranger = await connect({ servers: broker.nats.url, ...login });
+  closeLater(() => stranger.close());
+  const ours = await link.connection();
+  const { streams } = await jetstreamManager(ours);
+  await streams.add({ name: 'S', subjects: ['s'], storage: StorageType.Memory });
+
+  let working = true;
+  const ask = async (nc: NatsConnection): Promise<{ asked: number; failed: string[] }> => {
+    const manager = await jetstreamManager(nc, { checkAPI: false });
+    const told = { asked: 0, failed: [] as string[] };
+    for (; working; told.asked += 1) {
+      await manager.streams.info('S').catch((error: unknown) => told.failed.push(String(error)));
+    }
+    return told;
+  };
+  const asking = Promise.all([...Array.from({ length: 4 }, () => ask(ours)), ask(stranger)]);
+  const key = (): string => nkeys.createUser().getPublicKey();
+  const robots: RobotUser[] = [];
+  for (let count = 1; count <= 20; count += 1) {
+    robots.push({ robot: `robot${count}`, link: key(), claim: key() });
+    await broker.configure(role([...robots]));
+  }
+  working = false;
+  const [others, ...all] = (await asking).reverse();
+  process.stdout.write(
+    `keys taken over 20 times: of ${others?.asked} questions of a plain client ${others?.failed.length} found no JetStream\n`,
+  );
+  expect(all.flatMap(({ failed }) => failed)).toEqual([]);
+  expect(all.reduce((sum, { asked }) => sum + asked, 0)).toBeGreaterThan(20);
 });
 
 test('ports stay the same from one start to the next', async () => {
