@@ -10,6 +10,8 @@ export interface Workload {
   readonly uid: string;
   readonly generation: number;
   readonly spec: FunctionSpec;
+  /** Of a Function whose package was taken away: the digest of the one that answered last. */
+  readonly lastAnswered?: string;
 }
 
 /** What runs. */

@@ -108,6 +108,8 @@ export interface Children {
   apply(manifest: Manifest, owner: Owner): Promise<void>;
   /** Whether applying the manifest that was applied as this would send nothing. */
   isApplied(part: Part, owner: Owner): boolean;
+  /** What a ConfigMap holds, read anew. Undefined: it is gone. */
+  config(child: Child): Promise<Readonly<Record<string, string>> | undefined>;
   /** Also when it is gone already. What belongs to it goes with it. */
   remove(child: Child): Promise<void>;
   close(): Promise<void>;
@@ -347,6 +349,19 @@ export function openChildren(options: ChildrenOptions): Children {
       note(undefined, child);
     },
     isApplied,
+    async config({ kind, metadata: { namespace = '', name, uid } }) {
+      try {
+        const path = pathOf(kind, namespace, name);
+        const { metadata, data } = await cluster.request<ClusterObject & { data?: Record<string, string> }>(
+          'GET',
+          path,
+        );
+        return metadata.uid === uid ? data : undefined;
+      } catch (error) {
+        if (error instanceof ClusterError && error.status === 404) return undefined;
+        throw error;
+      }
+    },
     remove,
     async close() {
       await Promise.all([...informers.values()].map((informer) => informer.close()));

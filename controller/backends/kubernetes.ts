@@ -1,8 +1,8 @@
 /** A cluster: a Deployment or DaemonSet for each function, whose pods run a host for it alone. */
 import { createHash } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
-import { kind as functionKind } from '../../crds/function.ts';
-import type { HostFunctionStatus, HostStatusLine } from '../../runtime/config.ts';
+import { kind as functionKind, type FunctionSpec } from '../../crds/function.ts';
+import type { HostFunctionStatus, HostStatusLine, RuntimeConfig } from '../../runtime/config.ts';
 import { AtollError, type Code } from '../../runtime/errors.ts';
 import type { Log } from '../../runtime/log.ts';
 import { ClusterError, type Cluster } from '../cluster/client.ts';
@@ -50,6 +50,8 @@ export interface KubernetesBackendOptions {
 /** The manifests themselves are made again when they are needed: of thousands of functions they are tens of megabytes. */
 interface Wanted {
   readonly workload: Workload;
+  /** What it is made of: the workload, or without a package what it ran with one. */
+  readonly source: Workload;
   /** Of what its variables come from, where that is watched. */
   readonly references: string | undefined;
   readonly digest: string;
@@ -181,20 +183,55 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
 
   // What is wanted
 
-  function look(workload: Workload, references: string | undefined): Wanted {
+  /**
+   * A Function whose package was taken away goes on with what it ran, and that is kept as it was: what its host was told
+   * is in a ConfigMap, and the rest is said by the Function still.
+   */
+  async function sourceOf(workload: Workload): Promise<Workload> {
+    const { key, uid, spec, lastAnswered } = workload;
+    if (spec.package) return workload;
+    const generation = ({ metadata }: Child): number =>
+      Number(metadata.annotations?.[generationAnnotation] ?? 0);
+    const configs = children
+      .of(key)
+      .filter((child) => child.kind === 'ConfigMap' && isOwnedBy(child, uid))
+      .sort((a, b) => generation(b) - generation(a));
+    const ran: Workload[] = [];
+    for (const config of configs) {
+      const told = specIn((await children.config(config)) ?? {});
+      if (told) ran.push({ key, uid, generation: generation(config), spec: told });
+    }
+    const last = ran.find((one) => one.spec.package?.sha256 === lastAnswered) ?? ran[0];
+    if (last) {
+      const { replicas, scaling, placement, pod } = spec;
+      const said = {
+        replicas,
+        ...(scaling && { scaling }),
+        ...(placement && { placement }),
+        ...(pod && { pod }),
+      };
+      return { ...last, spec: { ...last.spec, ...said } };
+    }
+    // Its ConfigMap is what was taken away now: we know it still.
+    const before = wanted.get(keyText(key))?.source;
+    return before?.uid === uid && before.spec.package ? before : workload;
+  }
+
+  function look(workload: Workload, source: Workload, references: string | undefined): Wanted {
     const digest = createHash('sha256')
-      .update(JSON.stringify([workload, references]))
+      .update(JSON.stringify([workload, references, ...(source === workload ? [] : [source])]))
       .digest('base64url');
     const before = wanted.get(keyText(workload.key));
     if (before?.digest === digest) {
       // The one that the store has now: no second copy of the spec is kept.
-      const same = { ...before, workload };
+      const same = { ...before, workload, source };
       wanted.set(keyText(workload.key), same);
       return same;
     }
-    const made = workload.spec.package ? manifestsOf(workload, settings, references) : undefined;
+    const made = source.spec.package ? manifestsOf(source, settings, references) : undefined;
     const now: Wanted = {
       workload,
+      source,
       references,
       digest,
       manifests: made && 'objects' in made ? remembered(made) : undefined,
@@ -205,11 +242,11 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
   }
 
   /** Applies what is wanted, then removes what of the same Function is not. */
-  async function settle({ workload, references, manifests }: Wanted): Promise<void> {
+  async function settle({ workload, source, references, manifests }: Wanted): Promise<void> {
     if (!manifests) return;
     const owner = { key: workload.key, uid: workload.uid };
     if (!manifests.parts.every((part) => children.isApplied(part, owner))) {
-      const made = manifestsOf(workload, settings, references);
+      const made = manifestsOf(source, settings, references);
       for (const manifest of 'objects' in made ? made.objects : []) await children.apply(manifest, owner);
     }
     const names = new Set(manifests.parts.map(({ kind, name }) => `${kind} ${name}`));
@@ -269,7 +306,7 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
       const status = hosts.get(pod.metadata.uid)?.status;
       if (!status || (now && status.uid !== now.workload.uid)) return [];
       const current = config !== undefined && configOf(pod) === config;
-      const generation = current ? now!.workload.generation : generationOf(key, pod);
+      const generation = current ? now!.source.generation : generationOf(key, pod);
       return [{ ...status, generation, handler: handlerOf(status, pod) }];
     });
     return found.sort((a, b) => b.generation - a.generation);
@@ -290,7 +327,8 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
   return {
     async ensure(workload) {
       await Promise.all([children.untilSynced(), pods.untilSynced()]);
-      const now = look(workload, await references.digestOf(workload));
+      const source = await sourceOf(workload);
+      const now = look(workload, source, await references.digestOf(source));
       if (now.manifests) {
         const problem = await settle(now).then(
           () => undefined,
@@ -354,6 +392,16 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
       await Promise.all([children.close(), pods.close(), references.close()]);
     },
   };
+}
+
+/** Undefined for a ConfigMap that is not as ours are. */
+function specIn(data: Readonly<Record<string, string>>): FunctionSpec | undefined {
+  try {
+    const spec = (JSON.parse(data['host.json'] ?? '') as RuntimeConfig).functions?.[0]?.spec;
+    return spec?.package && spec;
+  } catch {
+    return undefined;
+  }
 }
 
 function remembered({ objects, ...facts }: Manifests): NonNullable<Wanted['manifests']> {

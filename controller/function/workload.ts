@@ -4,5 +4,13 @@ import type { Workload } from '../backends/backend.ts';
 
 export function workloadFor(object: FunctionObject): Workload {
   const { namespace, name, uid, generation } = object.metadata;
-  return { key: { namespace, name }, uid, generation, spec: object.spec };
+  const { spec } = object;
+  const lastAnswered = spec.package ? undefined : object.status?.history?.at(-1)?.packageSha256;
+  return {
+    key: { namespace, name },
+    uid,
+    generation,
+    spec,
+    ...(lastAnswered !== undefined && { lastAnswered }),
+  };
 }

@@ -435,6 +435,63 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('objects in a cluster wi
     stop();
   });
 
+  test('a Function whose package was taken away is kept as it answered last, also by a backend that was not there', async () => {
+    const one = await scene();
+    const deployment = `deployment/fn-${one.key.name}`;
+    const config = (): Promise<string> =>
+      one.field(deployment, '{.spec.template.metadata.annotations.atoll\\.dev/config}').catch(() => '');
+    const version = (digit: string, generation: number): Promise<Workload> =>
+      one.wants(
+        { package: { uri: `s3://functions/${digit}.tgz`, sha256: digit.repeat(64) }, memory: '64Mi' },
+        { generation },
+      );
+    await one.backend.ensure(await version('a', 1));
+    await untilReplicas(one, 1);
+    const answered = await config();
+    await one.backend.ensure(await version('b', 2));
+    await untilReplicas(one, 2);
+    expect(await config()).not.toBe(answered);
+
+    // What else was changed with it waits for the next package, as it does without a controller.
+    const { spec, ...rest } = await one.wants({ memory: '512Mi' }, { generation: 3 });
+    const { package: _taken, ...without } = spec;
+    const taken: Workload = { ...rest, spec: without, lastAnswered: 'a'.repeat(64) };
+    await one.backend.ensure(taken);
+    expect(await config()).toBe(answered);
+    expect(await one.field(`configmap/${answered}`, '{.metadata.annotations.atoll\\.dev/generation}')).toBe(
+      '1',
+    );
+    const memory = '{.spec.template.spec.containers[0].resources.limits.memory}';
+    expect(await one.field(deployment, memory)).toBe('336Mi');
+
+    const next = await openBackend(one.kubernetes, one.namespace, settings);
+    const uid = await one.field(deployment, '{.metadata.uid}');
+    await one.kubectl('delete', deployment, '--wait=true');
+    const ensured = async (workload: Workload): Promise<void> => {
+      // What is still going, or was not heard of yet, is for the next time.
+      await next.ensure(workload).catch(() => {});
+    };
+    await expect.poll(() => ensured(taken).then(config)).toBe(answered);
+    expect(await one.field(deployment, '{.metadata.uid}')).not.toBe(uid);
+    expect(await one.field(deployment, memory)).toBe('336Mi');
+
+    const more = { ...taken, generation: 4, spec: { ...taken.spec, replicas: 3 } };
+    await next.ensure(more);
+    expect(await one.field(deployment, '{.spec.replicas}')).toBe('3');
+    const writes = await writesOf(one);
+    await next.ensure(more);
+    expect(await writesOf(one)).toEqual(writes);
+
+    // Of its own knowledge: what it could be read from is gone.
+    await one.kubectl('delete', 'configmap', answered);
+    await expect
+      .poll(async () => {
+        await ensured(more);
+        return one.field(`configmap/${answered}`, '{.data.host\\.json}').catch(() => '');
+      })
+      .toContain('"memory":"64Mi"');
+  });
+
   test('removing leaves nothing, and what is made anew under the name belongs to the new Function', async () => {
     const one = await scene();
     await one.backend.ensure(await one.wants({ replicas: 2 }));
