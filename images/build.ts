@@ -51,13 +51,14 @@ async function writeFolder(folder: string, { layers }: Contents): Promise<void> 
   }
 }
 
-const usage = `Usage: node images/build.ts [--out FILE] [--name NAME:TAG] [--arch x64|arm64]… [--sysroot ARCH=FOLDER]…
-                            [--no-compress] | --folder FOLDER
+const usage = `Usage: node images/build.ts [--out FILE] [--name NAME:TAG] [--arch x64|arm64]… [--no-compress]
+                            [--nodes ARCH=FOLDER]… [--sysroot ARCH=FOLDER]…
+       node images/build.ts --folder FOLDER [--arch x64|arm64]
 
 Writes the image as an OCI archive, by default dist/atoll-<version>.oci.tar, and its bill of materials beside it.
 
-  --arch      an architecture to put in, more than once for several; this machine's own if none is named. Its Node
-              must lie in node_modules (docs/reference/image.md).
+  --arch      an architecture to put in, more than once for several; this machine's own if none is named
+  --nodes     where the Nodes of an architecture lie (node-linux-ARCH, node22-linux-ARCH), if not in node_modules
   --sysroot   where the C and C++ libraries of another architecture lie: a folder with its lib/
   --folder    write the files into a folder instead, for a Dockerfile
 `;
@@ -68,6 +69,7 @@ async function main(): Promise<void> {
       out: { type: 'string' },
       name: { type: 'string' },
       arch: { type: 'string', multiple: true, default: [process.arch] },
+      nodes: { type: 'string', multiple: true, default: [] },
       sysroot: { type: 'string', multiple: true, default: [] },
       compress: { type: 'boolean', default: true },
       folder: { type: 'string' },
@@ -76,18 +78,14 @@ async function main(): Promise<void> {
     allowNegative: true,
   });
   if (values.help) return void process.stdout.write(usage);
-  const sysroots = new Map(
-    values.sysroot.map((text) => {
-      const [arch = '', folder = ''] = text.split('=');
-      return [arch, resolve(folder)];
-    }),
-  );
+  const [sysroots, nodes] = [byArch(values.sysroot), byArch(values.nodes)];
   const platforms = values.arch.map((arch): Platform => {
     if (arch !== 'x64' && arch !== 'arm64') throw new Error(`--arch ${arch}: it is x64 or arm64`);
     const sysroot = sysroots.get(arch) ?? (arch === process.arch ? '/' : undefined);
     if (sysroot === undefined)
       throw new Error(`--arch ${arch}: say with --sysroot ${arch}=FOLDER where its libraries lie`);
-    return { arch, sysroot };
+    const folder = nodes.get(arch);
+    return { arch, sysroot, ...(folder !== undefined && { nodes: folder }) };
   });
   if (values.folder !== undefined) {
     const [platform] = platforms;
@@ -106,6 +104,15 @@ async function main(): Promise<void> {
   for (const { arch, what, bytes: unpacked, packedBytes } of layers)
     console.log(`${arch}  ${megabytes(unpacked)} MB, ${megabytes(packedBytes)} MB packed  ${what}`);
   console.log(`${name}@${digest}\n${out}  ${megabytes(bytes.byteLength)} MB`);
+}
+
+function byArch(options: readonly string[]): Map<string, string> {
+  return new Map(
+    options.map((text) => {
+      const [arch = '', ...folder] = text.split('=');
+      return [arch, resolve(folder.join('='))];
+    }),
+  );
 }
 
 const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1).padStart(6);

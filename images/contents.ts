@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { rootCertificates } from 'node:tls';
 import { type Arch, librariesOf } from './elf.ts';
 import type { Entry } from './layer.ts';
-import { packageEntries, packagesOf, programEntries, programsOf } from './modules.ts';
+import { packageEntries, packagesOf, programEntries, programsOf, type NpmPackage } from './modules.ts';
 import { billOfMaterials, systemPackageOf, type Component } from './sbom.ts';
 
 /** Where everything of ours lies; the working directory, so that a command is `node runtime/main.js`. */
@@ -31,14 +31,17 @@ export interface Platform {
   readonly arch: Arch;
   /** Where the libraries that Node needs are found: `/` for this machine's own architecture. */
   readonly sysroot: string;
+  /** A folder that holds node-linux-<arch> and node22-linux-<arch>; node_modules by default. */
+  readonly nodes?: string;
 }
 
 /** Throws when something is missing, and says what. */
-export async function contentsOf(root: string, { arch, sysroot }: Platform): Promise<Contents> {
+export async function contentsOf(root: string, platform: Platform): Promise<Contents> {
+  const { arch, sysroot } = platform;
   const manifest = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as { version: string };
-  const nodes = await nodePackages(root, arch);
+  const nodes = await nodePackages(root, platform);
   const node = nodes[0]!;
-  const libraries = await librariesOf(join(root, node.path, 'bin/node'), arch, sysroot);
+  const libraries = await librariesOf(join(node.folder, 'bin/node'), arch, sysroot);
   const programs = await programsOf(root);
   const packages = await packagesOf(root, programs.imports, arch);
   const system: Entry[] = await Promise.all(
@@ -50,17 +53,17 @@ export async function contentsOf(root: string, { arch, sysroot }: Platform): Pro
   );
   const components: Component[] = [
     ...(await Promise.all(libraries.map((library) => systemPackageOf(library, arch, sysroot)))),
-    ...[...nodes, ...packages].map((one) => ({ kind: 'npm' as const, ...one })),
+    ...[...nodes.map((node) => node.npm), ...packages].map((one) => ({ kind: 'npm' as const, ...one })),
   ];
   const sbom = billOfMaterials({ version: manifest.version, arch, components });
   return {
     sbom,
     layers: [
       { what: 'shared libraries, certificates, users', entries: [...system, ...systemFiles()] },
-      ...(await Promise.all(nodes.map((one, index) => nodeLayer(root, one, index === 0)))),
+      ...(await Promise.all(nodes.map((one, index) => nodeLayer(one, index === 0)))),
       {
         what: 'npm packages',
-        entries: (await Promise.all(packages.map((one) => packageEntries(root, one, home)))).flat(),
+        entries: await packagesEntries(root, packages, arch),
       },
       {
         what: 'Atoll',
@@ -73,24 +76,52 @@ export async function contentsOf(root: string, { arch, sysroot }: Platform): Pro
   };
 }
 
-/** Newest first: it runs Atoll; the others run the functions that ask for them. */
-async function nodePackages(root: string, arch: Arch) {
-  const names = [`node-linux-${arch}`, `node22-linux-${arch}`];
-  for (const name of names) {
-    if (existsSync(join(root, 'node_modules', name, 'bin/node'))) continue;
-    throw new Error(
-      `node_modules/${name} is missing: npm installs it on a machine of that architecture; docs/reference/image.md tells how to get it here`,
-    );
-  }
-  return Promise.all(names.map(async (name) => (await packagesOf(root, [name], arch))[0]!));
+/** One package after the other: all at once would be thousands of open files. */
+async function packagesEntries(root: string, packages: readonly NpmPackage[], arch: Arch): Promise<Entry[]> {
+  const entries: Entry[] = [];
+  for (const one of packages) entries.push(...(await packageEntries(root, one, home, arch)));
+  return entries;
 }
 
-async function nodeLayer(root: string, { path, version }: { path: string; version: string }, main: boolean) {
+interface NodePackage {
+  readonly npm: NpmPackage;
+  /** On this machine. */
+  readonly folder: string;
+}
+
+/** Newest first: it runs Atoll; the others run the functions that ask for them. */
+async function nodePackages(
+  root: string,
+  { arch, nodes = join(root, 'node_modules') }: Platform,
+): Promise<NodePackage[]> {
+  const names = [`node-linux-${arch}`, `node22-linux-${arch}`];
+  return Promise.all(
+    names.map(async (name) => {
+      const folder = join(nodes, name);
+      if (!existsSync(join(folder, 'bin/node'))) {
+        throw new Error(
+          `${folder} is missing: npm installs it on a machine of that architecture; docs/reference/image.md tells how to get it here`,
+        );
+      }
+      const npm = (await packagesOf(root, [name], arch))[0]!;
+      const { version } = JSON.parse(await readFile(join(folder, 'package.json'), 'utf8')) as {
+        version: string;
+      };
+      // The bill of materials names what the lock file has.
+      if (version !== npm.version) {
+        throw new Error(`${folder} is version ${version}; package-lock.json has ${npm.version}`);
+      }
+      return { npm, folder };
+    }),
+  );
+}
+
+async function nodeLayer({ npm: { path, version }, folder }: NodePackage, main: boolean) {
   const files = ['bin/node', 'package.json', 'LICENSE'];
   const entries: Entry[] = await Promise.all(
     files.map(async (file) => ({
       path: `${home}/${path}/${file}`,
-      data: await readFile(join(root, path, file)),
+      data: await readFile(join(folder, file)),
       mode: file === 'bin/node' ? 0o755 : 0o644,
     })),
   );

@@ -143,19 +143,37 @@ function resolve(locked: Record<string, Locked>, name: string, from: string): st
  * top: `dist/doc` of the package yaml is code.
  */
 const notRun = /\.(map|md|markdown|ts|mts|cts|flow)$|^(tests?|docs?|examples?|benchmarks?|\.github)\//i;
+/** What a package brings ready built for every system at once (prebuildify); `.bare` is for another runtime than Node. */
+const prebuilt = /^prebuilds\/([^/]+)\/|\.bare$/;
 
-export async function packageEntries(root: string, { path }: NpmPackage, folder: string): Promise<Entry[]> {
+export async function packageEntries(
+  root: string,
+  { path }: NpmPackage,
+  folder: string,
+  arch: Arch,
+): Promise<Entry[]> {
+  const isOfAnother = (file: string): boolean => {
+    const [found, system] = prebuilt.exec(file) ?? [];
+    return found !== undefined && (file.endsWith('.bare') || system !== `linux-${arch}`);
+  };
   const entries = await readdir(join(root, path), { recursive: true, withFileTypes: true });
   const files = entries
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name).slice(join(root, path, '/').length))
-    .filter((file) => !file.startsWith('node_modules/') && (isLicence(file) || !notRun.test(file)));
-  return Promise.all(
-    files.map(async (file) => ({
+    .filter((file) => !file.startsWith('node_modules/') && !isOfAnother(file))
+    .filter((file) => isLicence(file) || !notRun.test(file));
+  const found: Entry[] = [];
+  for (let at = 0; at < files.length; at += filesAtOnce) {
+    const some = files.slice(at, at + filesAtOnce).map(async (file) => ({
       path: `${folder}/${path}/${file}`,
       data: await readFile(join(root, path, file)),
-    })),
-  );
+    }));
+    found.push(...(await Promise.all(some)));
+  }
+  return found;
 }
+
+/** A container may let a process open 1,024 files and no more. */
+const filesAtOnce = 100;
 
 const isLicence = (file: string): boolean => /(^|\/)(licen[cs]e|notice|copying)[^/]*$/i.test(file);

@@ -38,6 +38,8 @@ function advice(tool: Tool): string {
         'see that pip and npm reach their registries ("python3 -m pip config list", "npm config get registry"), ' +
         `and that the compiler, CMake and Python's headers are complete`
       );
+    case 'npm':
+      return 'see that npm reaches its registry ("npm config get registry")';
     case 'debian':
       return `run "apt-get install ${tool.packages.join(' ')}" by hand and see what it asks for, ${or}`;
   }

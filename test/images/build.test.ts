@@ -1,16 +1,16 @@
 import { execFile, spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
-import { extract, list } from 'tar';
+import { list } from 'tar';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { buildImage } from '../../images/build.ts';
 import { runConfig, sbomPath } from '../../images/contents.ts';
 import { linkedBy, type Arch } from '../../images/elf.ts';
+import { openLayout, sha256, type Layout } from './layout.ts';
 
 const run = promisify(execFile);
 const root = resolve(import.meta.dirname, '../..');
@@ -18,7 +18,7 @@ const arch = process.arch as Arch;
 
 let folder: string;
 let built: Awaited<ReturnType<typeof buildImage>>;
-let layout: string;
+let layout: Layout;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'atoll-image-'));
@@ -26,35 +26,9 @@ beforeAll(async () => {
   built = await buildImage({ platforms: [{ arch, sysroot: '/' }], compress: false });
   const archive = join(folder, 'atoll.oci.tar');
   await writeFile(archive, built.bytes);
-  layout = join(folder, 'layout');
-  await mkdir(layout);
-  await extract({ file: archive, cwd: layout });
+  layout = await openLayout(archive, join(folder, 'layout'));
 }, 120_000);
 afterAll(() => rm(folder, { recursive: true, force: true }));
-
-interface Descriptor {
-  readonly mediaType: string;
-  readonly digest: string;
-  readonly size: number;
-}
-
-/** The blob, which must be what its descriptor says it is. */
-async function blob({ digest, size }: Descriptor): Promise<Buffer> {
-  const bytes = await readFile(blobPath(digest));
-  expect(bytes.byteLength).toBe(size);
-  expect(`sha256:${sha256(bytes)}`).toBe(digest);
-  return bytes;
-}
-const blobPath = (digest: string): string => join(layout, 'blobs/sha256', digest.slice('sha256:'.length));
-const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
-
-async function manifestOf() {
-  const index = JSON.parse(await readFile(join(layout, 'index.json'), 'utf8'));
-  const platforms = JSON.parse((await blob(index.manifests[0])).toString());
-  const manifest = JSON.parse((await blob(platforms.manifests[0])).toString());
-  const config = JSON.parse((await blob(manifest.config)).toString());
-  return { index, platforms, manifest, config };
-}
 
 test('the image has the same bytes when it is built again, from another folder, in another time zone', async () => {
   const out = join(folder, 'again.oci.tar');
@@ -66,10 +40,10 @@ test('the image has the same bytes when it is built again, from another folder, 
 }, 120_000);
 
 test('the archive is a valid OCI layout: every blob is what its descriptor says, and none is left over', async () => {
-  expect(JSON.parse(await readFile(join(layout, 'oci-layout'), 'utf8'))).toEqual({
+  expect(JSON.parse(await readFile(join(folder, 'layout/oci-layout'), 'utf8'))).toEqual({
     imageLayoutVersion: '1.0.0',
   });
-  const { index, platforms, manifest, config } = await manifestOf();
+  const { index, platforms, manifest, config } = await layout.manifest();
   expect(index.manifests).toHaveLength(1);
   expect(index.manifests[0]).toMatchObject({
     mediaType: 'application/vnd.oci.image.index.v1+json',
@@ -77,16 +51,16 @@ test('the archive is a valid OCI layout: every blob is what its descriptor says,
     // In full, or no pod would find it under its short name.
     annotations: { 'io.containerd.image.name': `docker.io/library/${built.name}` },
   });
-  expect(platforms.manifests[0].platform).toEqual({
+  expect(platforms.manifests[0]?.platform).toEqual({
     os: 'linux',
     architecture: arch === 'x64' ? 'amd64' : 'arm64',
   });
   const diffIds = await Promise.all(
-    manifest.layers.map(async (layer: Descriptor) => `sha256:${sha256(await blob(layer))}`),
+    manifest.layers.map(async (layer) => `sha256:${sha256(await layout.blob(layer))}`),
   );
   expect(config.rootfs).toEqual({ type: 'layers', diff_ids: diffIds });
   const named = [index.manifests[0], platforms.manifests[0], manifest.config, ...manifest.layers].map(
-    ({ digest }: Descriptor) => `blobs/sha256/${digest.slice(7)}`,
+    (one) => `blobs/sha256/${one?.digest.slice(7)}`,
   );
   const files: string[] = [];
   await list({
@@ -98,7 +72,7 @@ test('the archive is a valid OCI layout: every blob is what its descriptor says,
 
 test('the image runs as nobody, says which version it is, and what it runs', async () => {
   const { version } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as { version: string };
-  const { manifest, config } = await manifestOf();
+  const { manifest, config } = await layout.manifest();
   expect(config.config.User).toBe('65532:65532');
   for (const labels of [config.config.Labels, manifest.annotations])
     expect(labels).toMatchObject({
@@ -130,9 +104,9 @@ describe('unpacked', () => {
   beforeAll(async () => {
     files = join(folder, 'root');
     await mkdir(files);
-    const { manifest } = await manifestOf();
+    const { manifest } = await layout.manifest();
     // Not with tar of npm, which changes links to absolute paths.
-    for (const { digest } of manifest.layers) await run('tar', ['-xf', blobPath(digest), '-C', files]);
+    for (const { digest } of manifest.layers) await run('tar', ['-xf', layout.pathOf(digest), '-C', files]);
   });
 
   test('only what is needed to run is there', async () => {
