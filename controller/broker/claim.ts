@@ -15,6 +15,8 @@ import { claimEntry, claimQuestion } from './crossing.ts';
 /** What a robot that died without a word costs its successor. */
 const claimTtlMs = 15_000;
 const answerMs = 2_000;
+/** Without a link the own server says at once that nobody answers. */
+const retryMs = 200;
 /** nats-server's "wrong last sequence", which is how it says that another was faster. */
 const overtaken = 10071;
 
@@ -168,7 +170,7 @@ export function holdClaim(options: ClaimOptions): Claim {
       } catch (error) {
         if (held === undefined)
           tell(`the hub cannot be asked who has "${robot}" (${faultOf(error).message})`);
-        waitMs = 500;
+        waitMs = retryMs;
       }
       await pause(waitMs, undefined, { signal: released.signal }).catch(() => {});
     }

@@ -21,7 +21,8 @@ const maxUnacknowledged = 100;
  * apart, and TCP alone sends again ever more rarely: after a cut of 30 s it would wait as long once more.
  */
 const linkPing = '3s';
-const linkRetry = '500ms';
+/** And up to as much again, by chance. */
+const linkRetry = '200ms';
 const linkDialTimeout = '1s';
 
 /** Accounts of a hub or a robot. */

@@ -1,7 +1,8 @@
 /**
- * The hub's side: who may come in, one stream that sources those of all robots, and how each robot is. A source that
- * does not follow, though its robot answers, is taken off and put on again: by itself it would wait for up to 49 s after
- * a longer cut.
+ * The hub's side: who may come in, one stream that sources those of all robots, and how each robot is. nats-server asks a
+ * source that is away again and again and waits 30 s for each answer, also when the robot is back meanwhile: so the source
+ * of a robot that is away is taken off, and put on with its first heartbeat. One that does not follow, though its robot
+ * answers, is taken off and put on again.
  */
 import {
   DiscardPolicy,
@@ -11,6 +12,7 @@ import {
   type JetStreamManager,
   type StreamConfig,
   type StreamSource,
+  type StreamSourceInfo,
 } from '@nats-io/jetstream';
 import { headers, type Msg, type Subscription } from '@nats-io/nats-core';
 import type { NatsConnection } from '@nats-io/transport-node';
@@ -25,6 +27,12 @@ import { readRobotLogs, type LogQuestion } from './robot-logs.ts';
 import { robotUsers, type Robots } from './robots.ts';
 import { keptTelemetry, limitTelemetry, type KeptTelemetry } from './telemetry-room.ts';
 
+/**
+ * nats-server begins to ask anew after 10 s of silence. Before that a link that was cut for a moment goes on as it was, and
+ * its source with it.
+ */
+const awayMs = 8_000;
+const lookMs = 1_000;
 /** A source that lives shows it every second. */
 const silentSourceMs = 3_500;
 /** Longer than a source takes to begin. */
@@ -60,6 +68,9 @@ export function startHub(options: HubOptions): Hub {
   const stopping = new AbortController();
   const presence = openPresence();
   const kickedAt = new Map<string, number>();
+  const startedMs = performance.now();
+  /** Of those that are wanted: whose source is off until they are heard. */
+  const away = new Set<string>();
   let accepted: readonly RobotUser[] = role.robots;
   let wanted: ReadonlySet<string> = new Set(role.robots.map(({ robot }) => robot));
   /** One change of the stream at a time. */
@@ -99,14 +110,38 @@ export function startHub(options: HubOptions): Hub {
       log.info({ robots: [...ids] }, 'the robots that may come in were changed');
     }
     wanted = ids;
-    for (const robot of gone) presence.forget(robot);
+    for (const robot of gone) {
+      presence.forget(robot);
+      away.delete(robot);
+    }
     const connection = link.current();
     // With the next connection it is done again.
     if (connection === undefined) return;
     await ensureClaims(connection);
     for (const robot of gone) await freeClaim(connection, robot);
-    await change(() => setSources(connection, [...ids]));
+    await change(() => setSources(connection, followed()));
     await change(() => keepWithin(connection));
+  }
+
+  const followed = (): string[] => [...wanted].filter((robot) => !away.has(robot));
+
+  function lookWhoIsAway(): void {
+    const connection = link.current();
+    const upMs = performance.now() - startedMs;
+    const silent = followed().filter((robot) => Math.min(presence.silentMs(robot), upMs) > awayMs);
+    if (connection === undefined || silent.length === 0) return;
+    change(async () => {
+      const sources = await sourcesOf(connection);
+      // Where only what tells of itself is gone, its messages come on.
+      const gone = silent.filter((robot) => sourceSilentMs(sources, robot) > silentSourceMs);
+      for (const robot of gone) away.add(robot);
+      await setSources(connection, followed());
+    }).catch((problem: unknown) => {
+      log.debug(
+        { error: faultOf(problem).message },
+        'the sources of robots that are away could not be taken off',
+      );
+    });
   }
 
   async function keepWithin(connection: NatsConnection): Promise<void> {
@@ -164,25 +199,32 @@ export function startHub(options: HubOptions): Hub {
   async function follow(robot: string, returned: boolean): Promise<void> {
     const connection = link.current();
     if (connection === undefined) return;
+    if (away.has(robot)) {
+      away.delete(robot);
+      kickedAt.set(robot, performance.now());
+      log.info({ robot }, 'the robot is back: its stream is followed anew');
+      await change(() => setSources(connection, followed())).catch((problem: unknown) => {
+        away.add(robot);
+        throw problem;
+      });
+    }
     const manager = await jetstreamManager(connection, { checkAPI: false });
     const newest = await newestOf(manager, robot);
     presence.got(robot, newest);
-    const { sources = [] } = await manager.streams.info(telemetryStream);
-    // What the server tells of a source is more than the client's type has.
-    const source = sources.find((one) => (one as StreamSource).external?.api === apiOf(robot));
-    // Nanoseconds; below 0: never.
-    const silentMs = source === undefined || source.active < 0 ? Infinity : source.active / 1e6;
+    const silentMs = sourceSilentMs(await sourcesOf(connection), robot);
     const sinceKick = performance.now() - (kickedAt.get(robot) ?? -Infinity);
     if (silentMs < (returned ? silentSourceMs / 2 : silentSourceMs) || sinceKick < kickAgainMs) return;
     kickedAt.set(robot, performance.now());
-    log.info({ robot, silentMs: Math.round(silentMs) }, 'the robot is back: its stream is followed anew');
+    log.info(
+      { robot, silentMs: Math.round(silentMs) },
+      'the robot is not followed: its stream is followed anew',
+    );
     await change(async () => {
-      const ids = [...wanted];
       await setSources(
         connection,
-        ids.filter((id) => id !== robot),
+        followed().filter((id) => id !== robot),
       );
-      await setSources(connection, ids);
+      await setSources(connection, followed());
     });
   }
 
@@ -206,6 +248,7 @@ export function startHub(options: HubOptions): Hub {
     if (connected) listen();
   });
   const stopWatching = robots.watch(applySoon);
+  const looking = setInterval(lookWhoIsAway, lookMs);
   listen();
   applySoon();
 
@@ -254,6 +297,7 @@ export function startHub(options: HubOptions): Hub {
     async stop() {
       stopping.abort();
       clearTimeout(retry);
+      clearInterval(looking);
       stopListening();
       stopWatching();
       subscription?.unsubscribe();
@@ -264,6 +308,19 @@ export function startHub(options: HubOptions): Hub {
 }
 
 const apiOf = (robot: string): string => `$JS.${robot}.API`;
+
+async function sourcesOf(connection: NatsConnection): Promise<StreamSourceInfo[]> {
+  const manager = await jetstreamManager(connection, { checkAPI: false });
+  return (await manager.streams.info(telemetryStream)).sources ?? [];
+}
+
+/** Infinity: nothing ever came, or it is not followed. */
+function sourceSilentMs(sources: readonly StreamSourceInfo[], robot: string): number {
+  // What the server tells of a source is more than the client's type has.
+  const source = sources.find((one) => (one as Partial<StreamSource>).external?.api === apiOf(robot));
+  // Nanoseconds; below 0: never.
+  return source === undefined || source.active < 0 ? Infinity : source.active / 1e6;
+}
 
 /**
  * Whatever a robot says the subject of a message is, its first three words become the robot's own: the server of a robot

@@ -69,6 +69,8 @@ export interface Presence {
   /** How far the hub has the robot's stream; undefined: it has nothing of it. */
   got(robot: string, newest: Sourced | undefined): void;
   of(robot: string): Omit<RobotPresence, 'keys' | 'address'>;
+  /** ms since it was heard last; Infinity: never. */
+  silentMs(robot: string): number;
   forget(robot: string): void;
 }
 
@@ -188,6 +190,7 @@ export function openPresence(
         ...(newest && { lastTelemetry: newest.time }),
       };
     },
+    silentMs: (robot) => clock.nowMs() - (robots.get(robot)?.heardMs ?? -Infinity),
     forget: (robot) => void robots.delete(robot),
   };
 }

@@ -22,6 +22,8 @@ import { withRoom } from './stream-size.ts';
 type Seeds = (BrokerRole & { kind: 'robot' })['seeds'];
 
 const heartbeatMs = 1_000;
+/** Until one is answered: the hub follows a robot that is back from its first heartbeat on. */
+const soonMs = 150;
 const answerMs = 1_000;
 /** A link that answers nothing for so long, while the hub answers over the other one, is stuck. */
 const stuckMs = 6_000;
@@ -99,6 +101,7 @@ export async function startRobotLink(options: RobotLinkOptions): Promise<RobotLi
           await broker.configure({ ...role, ...wanted });
           if (wanted.linked && !applied.linked) log.info({ robot }, 'the link to the hub is open');
           applied = wanted;
+          opened.resolve();
           continue;
         } catch (error) {
           log.warn({ robot, error: faultOf(error).message }, 'the link to the hub could not be changed');
@@ -111,6 +114,7 @@ export async function startRobotLink(options: RobotLinkOptions): Promise<RobotLi
   }
 
   let ensured: NatsConnection | undefined;
+  let opened = Promise.withResolvers<void>();
   let answeredAt = performance.now();
   let rttMs: number | undefined;
 
@@ -121,7 +125,10 @@ export async function startRobotLink(options: RobotLinkOptions): Promise<RobotLi
       await ensureTelemetry(connection, robot);
       ensured = connection;
     }
-    if (!claim.held) return;
+    if (!claim.held) {
+      rttMs = undefined;
+      return;
+    }
     const manager = await jetstreamManager(connection, { checkAPI: false });
     const { state, created, config } = await manager.streams.info(telemetryStream);
     const heartbeat: Heartbeat = {
@@ -137,15 +144,23 @@ export async function startRobotLink(options: RobotLinkOptions): Promise<RobotLi
       ...(rttMs !== undefined && { rttMs }),
     };
     const sentAt = performance.now();
-    try {
-      await connection.request(presenceSubject(robot), JSON.stringify(heartbeat), { timeout: answerMs });
-      rttMs = Math.round((performance.now() - sentAt) * 100) / 100;
-      answeredAt = performance.now();
-    } catch {
-      // Cut off, or the hub's controller is away: the claim tells which.
-      rttMs = undefined;
-    }
+    const answered = connection
+      .request(presenceSubject(robot), JSON.stringify(heartbeat), { timeout: answerMs })
+      .then(
+        () => {
+          answeredAt = performance.now();
+          rttMs = Math.round((answeredAt - sentAt) * 100) / 100;
+        },
+        () => {
+          // Cut off, or the hub's controller is away: the claim tells which.
+          if (answeredAt < sentAt) rttMs = undefined;
+        },
+      );
+    // Whoever listens to everything on this machine keeps the server from saying that nobody answers.
+    await (rttMs === undefined ? Promise.race([answered, soon()]) : answered);
   }
+
+  const soon = (): Promise<void> => pause(soonMs, undefined, { signal }).catch(() => {});
 
   async function tellHub(): Promise<void> {
     let heldSince: number | undefined;
@@ -162,7 +177,12 @@ export async function startRobotLink(options: RobotLinkOptions): Promise<RobotLi
         });
         answeredAt = performance.now();
       }
-      await pause(heartbeatMs, undefined, { signal }).catch(() => {});
+      if (claim.held && rttMs === undefined) {
+        await soon();
+        continue;
+      }
+      opened = Promise.withResolvers();
+      await Promise.race([pause(heartbeatMs, undefined, { signal }).catch(() => {}), opened.promise]);
     }
   }
 

@@ -47,6 +47,19 @@ test('a robot is online while it is heard, and since when is told by the clock o
   expect(presence.of('r')).toMatchObject({ online: true, since: '2026-11-28T12:00:09.000Z' });
 });
 
+test('how long a robot has been silent is told by the clock that nobody sets', () => {
+  const { presence, pass, setClock } = watched();
+  expect(presence.silentMs('r')).toBe(Infinity);
+  presence.heard('r', beat(0));
+  pass(1_500);
+  setClock(-3_600_000);
+  expect(presence.silentMs('r')).toBe(1_500);
+  presence.heard('r', beat(0));
+  expect(presence.silentMs('r')).toBe(0);
+  presence.forget('r');
+  expect(presence.silentMs('r')).toBe(Infinity);
+});
+
 test('since when a robot is online or away is the same however often it is asked, until somebody sets the clock', () => {
   const { presence, pass, setClock } = watched();
   pass(0.4);
