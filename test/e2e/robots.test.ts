@@ -194,6 +194,13 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     });
     expect(gone.lag).toMatchObject({ messages: 0 });
     expect(gone.lag!.seconds).toBeGreaterThan(1);
+    await until('the hub asks for it no more', async () => {
+      const { config } = await manager.streams.info('TELEMETRY');
+      const apis = config.sources?.map(({ external }) => external?.api);
+      return apis?.includes('$JS.robot1.API') === true && !apis.includes('$JS.watched.API')
+        ? true
+        : undefined;
+    });
     expect(await hub.ok(['robots'])).toMatch(/^watched +offline /m);
   });
 
@@ -451,6 +458,7 @@ describe.skipIf(skipped)('a hub and its robots', () => {
       }
     })();
     work.catch(() => {});
+    const live = await liveCount(site, 'renewed');
     let awayMs = 0;
     let onlineAt = performance.now();
     const looking = (async () => {
@@ -469,8 +477,16 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     );
     const then = number;
     await until('it works on', async () => (number > then + 20 ? true : undefined));
+    await live.comesAgain();
     working = false;
     await Promise.all([work, looking]);
+    const { gapMs, missing: lost } = live.end();
+    process.stderr.write(
+      `keys exchanged: of what is live ${lost} of 100 a second lost, none for ${gapMs} ms\n`,
+    );
+    // Each of its two links is opened anew, and once more when the keys before are over.
+    expect(gapMs).toBeLessThan(10_000);
+    expect(lost).toBeLessThan(1_000);
     await until('the hub has all', async () => (await keptCount('renewed')) >= number || undefined);
     // It is told to be away after 5 s; its links are closed for less than one.
     expect(awayMs).toBeLessThan(10_000);
@@ -482,6 +498,42 @@ describe.skipIf(skipped)('a hub and its robots', () => {
     await stream.publish('robots.renewed.kept.odom', 'one more');
     await until('it comes', async () => (await keptCount('renewed')) === number + 1 || undefined);
   });
+
+  /** Live messages of a robot, 100 a second, and what of them the hub hears from the first that it heard on. */
+  async function liveCount(
+    site: TestSite,
+    robot: string,
+  ): Promise<{ comesAgain(): Promise<void>; end(): { gapMs: number; missing: number } }> {
+    const there = await program(site);
+    const subject = `robots.${robot}.live.count`;
+    let [first, last, received, gapMs, lastMs] = [0, 0, 0, 0, 0];
+    const heard = atHub!.subscribe(subject, {
+      callback: (_error, message) => {
+        const now = performance.now();
+        last = Number(message.string());
+        if (received === 0) first = last;
+        else gapMs = Math.max(gapMs, now - lastMs);
+        [received, lastMs] = [received + 1, now];
+      },
+    });
+    await atHub!.flush();
+    let sent = 0;
+    const ticking = setInterval(() => there.publish(subject, `${(sent += 1)}`), 10);
+    closeLater(async () => clearInterval(ticking));
+    const comesAgain = async (): Promise<void> => {
+      const then = sent;
+      await until('what is live comes', async () => (last > then + 20 ? true : undefined));
+    };
+    await comesAgain();
+    return {
+      comesAgain,
+      end() {
+        clearInterval(ticking);
+        heard.unsubscribe();
+        return { gapMs: Math.round(gapMs), missing: last - first + 1 - received };
+      },
+    };
+  }
 
   test('of a robot that crashed another machine has the id after 15 s, and with its new disk nothing is lost or doubled', async () => {
     const { site: first, file } = await another('replaced');
@@ -620,6 +672,7 @@ describe.skipIf(skipped)('a robot', () => {
       const robot1 = await startSite({ args: robotArgs('robot1', trusting, url) });
       await robot1.process.line(/the link to the hub is open/);
       await online(hub, 'robot1');
+      await carriesMessages(hub, robot1);
       const other = await makeAuthority();
       const wary = await hub.add('robot2', ['--ca', other.ca]);
       const robot2 = await startSite({ args: robotArgs('robot2', wary, url) });
@@ -629,6 +682,44 @@ describe.skipIf(skipped)('a robot', () => {
     120_000,
   );
 });
+
+/** Kept and live ones of robot1 come to its hub, once, in order and whole, and a command goes the other way. */
+async function carriesMessages(hub: Hub, robot1: TestSite): Promise<void> {
+  const [atHub, atRobot] = [await ours(hub), await program(robot1)];
+  // Several frames of a WebSocket, and of TLS anyway.
+  const large = Buffer.from(Uint8Array.from({ length: 2_000_000 }, (_, index) => index % 251));
+  let whole = 0;
+  atHub.subscribe('robots.robot1.live.image', {
+    callback: (_error, { data }) => void (whole += Buffer.compare(data, large) === 0 ? 1 : 0),
+  });
+  const told = atRobot.subscribe('robots.robot1.cmd.go');
+  await Promise.all([atHub.flush(), atRobot.flush()]);
+  // Interest takes its time to the other server, so that what is not kept is said again.
+  await until('an image comes', async () => {
+    atRobot.publish('robots.robot1.live.image', large);
+    await atRobot.flush();
+    return whole > 0 ? true : undefined;
+  });
+  await until('the robot is told', async () => {
+    atHub.publish('robots.robot1.cmd.go');
+    await atHub.flush();
+    return told.getReceived() > 0 ? true : undefined;
+  });
+
+  const stream = jetstream(atRobot);
+  const sent = Array.from({ length: 200 }, (_, index) => `${index + 1}`);
+  for (const number of sent) await stream.publish('robots.robot1.kept.odom', number);
+  const { streams } = await managerOf(atHub);
+  const stored = await until('the hub has all', async () => {
+    const { state } = await streams.info('TELEMETRY');
+    return state.messages >= sent.length ? state : undefined;
+  });
+  const got: string[] = [];
+  for (let seq = stored.first_seq; seq <= stored.last_seq; seq += 1) {
+    got.push((await streams.getMessage('TELEMETRY', { seq }))!.string());
+  }
+  expect(got).toEqual(sent);
+}
 
 test.skipIf(skipped)(
   'nats-servers that run elsewhere have the link, and nothing but its own crosses it, by the configurations that are printed',
