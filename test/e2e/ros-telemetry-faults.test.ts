@@ -8,7 +8,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { beforeAll, describe, expect, test, vi } from 'vitest';
 import { decode, openAssembly, telemetryOf } from '../../runtime/telemetry.ts';
-import { root, startSite, type TestSite } from '../cli/run.ts';
+import { functionFolder, root, startSite, type TestSite } from '../cli/run.ts';
 import { startClock, type Clock } from '../faults/clock.ts';
 import { closeLater } from '../support/closing.ts';
 import { missingDisk, startDisk, type Disk } from '../support/disk.ts';
@@ -89,6 +89,13 @@ async function manifest(clock: Clock): Promise<string> {
   );
   return file;
 }
+
+const dockFolder = (): Promise<string> =>
+  functionFolder(
+    'dock',
+    `  permissions: {}\n  triggers: [{ name: dock, ros: { service: dock, type: std_srvs/srv/Trigger } }]\n`,
+    `export const handler = async () => ({ success: true, message: 'docked without a hub' });`,
+  );
 
 describe.skipIf((await missing('ros', 'nats-server', 'faketime')) ?? missingDisk())(
   'telemetry of ROS',
@@ -316,12 +323,24 @@ describe.skipIf((await missing('ros', 'nats-server', 'faketime')) ?? missingDisk
       expect(await storedNumbers()).toEqual(counting());
     });
 
-    test('a link that is cut: what came meanwhile is at the hub afterwards, once and in order', async () => {
+    test('a link that is cut: services of the robot answer, and what came meanwhile is at the hub afterwards, once and in order', async () => {
+      await site.ok(['deploy', await dockFolder(), '--timeout', '120']);
       const before = await numbersAtHub();
       wire.cut();
+      const asked = performance.now();
+      await expect(peer.call('/robot1/dock', 'std_srvs/srv/Trigger')).resolves.toEqual({
+        success: true,
+        message: 'docked without a hub',
+      });
+      const answeredMs = performance.now() - asked;
       await publishNumbers(300, 100);
+      // The link is still cut.
+      await expect(peer.call('/robot1/dock', 'std_srvs/srv/Trigger')).resolves.toMatchObject({
+        success: true,
+      });
       expect(await numbersAtHub()).toBe(before);
       wire.heal();
+      process.stderr.write(`link cut: a ROS service found and answered after ${Math.round(answeredMs)} ms\n`);
       const healedMs = performance.now();
       await allNumbersAreThere();
       process.stderr.write(`link healed: 300 numbers after ${Math.round(performance.now() - healedMs)} ms\n`);
