@@ -145,7 +145,11 @@ export async function startLab({ robots: ids, perSecond, dir, env }: LabOptions)
     if (count === 0) return messages;
     const options = { filter_subjects: subject };
     const consumer = await jetstream(connection).consumers.get('TELEMETRY', options);
+    let lastSeq = 0;
     for await (const message of await consumer.consume()) {
+      // What is asked is what the hub has, each of which has one number there, and not how often it is read.
+      if (message.seq <= lastSeq) continue;
+      lastSeq = message.seq;
       messages.push(message);
       if (messages.length === count) break;
     }
