@@ -1,6 +1,8 @@
-"""rclpy and nats-py: a topic's bytes go on to NATS as they came. Arguments: topic, depth, URL, subject."""
+"""rclpy and nats-py: a topic's bytes go on to NATS as they came. Arguments: topic, depth, URL, subject; a file of
+JSON with user and pass, where the server asks for them."""
 
 import asyncio
+import json
 import sys
 import threading
 
@@ -10,9 +12,15 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import LaserScan
 
 
-async def forward(topic, depth, url, subject):
+def login(file):
+    with open(file) as opened:
+        credentials = json.load(opened)
+    return {"user": credentials["user"], "password": credentials["pass"]}
+
+
+async def forward(topic, depth, url, subject, file=None):
     loop = asyncio.get_running_loop()
-    connection = await nats.connect(url)
+    connection = await nats.connect(url, **(login(file) if file else {}))
     rclpy.init()
     node = rclpy.create_node(topic.strip("/").replace("/", "_"))
 

@@ -1,7 +1,9 @@
 /**
  * Publishes scans on topics, each answered for: told by its handler's datagrams, or counted as it comes by NATS. One line of
- * JSON on stdin is one round, one on stdout its seconds. Arguments: topics with their subjects as JSON, NATS' URL.
+ * JSON on stdin is one round, one on stdout its seconds. Arguments: topics with their subjects as JSON, NATS' URL, and a file
+ * of JSON with user and pass, where it asks for them.
  */
+import { readFile } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 import { setTimeout as pause } from 'node:timers/promises';
 import { connect } from '@nats-io/transport-node';
@@ -17,8 +19,10 @@ const type = 'sensor_msgs/msg/LaserScan';
 const matchedMs = 120_000;
 const pollMs = 20;
 
-const [topicsText = '[]', servers] = process.argv.slice(2);
-const nats = servers === undefined ? undefined : await connect({ servers });
+const [topicsText = '[]', servers, login] = process.argv.slice(2);
+const credentials =
+  login === undefined ? {} : (JSON.parse(await readFile(login, 'utf8')) as { user: string; pass: string });
+const nats = servers === undefined ? undefined : await connect({ servers, ...credentials });
 const rcl = await loadRclnodejs(process.env);
 const node = rcl.createNode('scan_publisher');
 const senders = new Map<string, { progress: Progress; send(): void }>();

@@ -34,17 +34,18 @@ export interface Scans {
   contender(name: string, topic: string, pid: number, round: Omit<ScanRound, 'topic' | 'backlog'>): Contender;
 }
 
-/** Resolves when every topic has its subscriber. */
+/** Resolves when every topic has its subscriber. `login`: a file of JSON with user and pass, where NATS asks for them. */
 export async function openScans(
   { program }: Bench,
   topics: readonly ScanTopic[],
   natsUrl?: string,
+  login?: string,
 ): Promise<Scans> {
   const file = join(import.meta.dirname, 'scan-publisher.ts');
   const { child, pid } = await program(process.execPath, [
     file,
     JSON.stringify(topics),
-    ...(natsUrl === undefined ? [] : [natsUrl]),
+    ...[natsUrl, login].filter((given) => given !== undefined),
   ]);
   const answers = createInterface({ input: child.stdout! })[Symbol.asyncIterator]();
   return {

@@ -1,6 +1,8 @@
 /** A topic's bytes to NATS, as they are. */
 import { nats } from 'atoll';
 
+const subject = process.env['SUBJECT'] ?? 'bench.atoll';
+
 export async function handler(scan: Buffer): Promise<void> {
-  await nats.publish('bench.atoll', scan);
+  await nats.publish(subject, scan);
 }
