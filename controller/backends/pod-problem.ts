@@ -17,7 +17,11 @@ const startReasons = new Set(['CreateContainerConfigError', 'CreateContainerErro
  * pods give the same words. Undefined: all are ready, or on their way.
  */
 export function podProblem(pods: readonly Pod[], memoryLimit: string): Problem | undefined {
-  const waiting = pods.filter((pod) => !isLeaving(pod) && !isPodReady(pod));
+  const staying = pods.filter((pod) => !isLeaving(pod));
+  const others = staying.filter(({ status }) => status.phase !== 'Failed');
+  // What a node gave up stays in the API server long after another pod took its place.
+  const replaced = others.length > 0 && others.every(isPodReady);
+  const waiting = replaced ? [] : staying.filter((pod) => !isPodReady(pod));
   for (const pod of [...waiting].sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1))) {
     const problem = problemOf(pod, memoryLimit);
     if (problem) return { ...problem, message: `pod ${pod.metadata.name}: ${problem.message}` };

@@ -545,6 +545,30 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('objects in a cluster wi
     expect(one.backend.address(one.key)).toBeUndefined();
   });
 
+  test('a pod that its node gave up is told of until another is ready in its place, though it stays', async () => {
+    const one = await scene();
+    await one.backend.ensure(await one.wants());
+    await untilReplicas(one, 1);
+    const pods = async (): Promise<string[]> =>
+      (await one.kubectl('get', 'pods', '-o', 'name')).split('\n').filter(Boolean);
+    const [evicted] = await pods();
+    /** As kubelet tells it. */
+    const tell = async (pod: string, status: object): Promise<void> => {
+      const path = `/api/v1/namespaces/${one.namespace}/pods/${pod.slice('pod/'.length)}/status`;
+      const contentType = 'application/strategic-merge-patch+json';
+      expect(await one.kubernetes.request('PATCH', path, { body: { status }, contentType })).toMatchObject({
+        status: 200,
+      });
+    };
+    await tell(evicted!, { phase: 'Failed', reason: 'Evicted', message: 'The node was low on memory.' });
+    await expect.poll(async () => (await pods()).length).toBe(2);
+    const next = (await pods()).find((pod) => pod !== evicted);
+    await untilObserved(one.backend, one.key, (now) => now?.replicas === 1 && now.problem !== undefined);
+    await tell(next!, { phase: 'Running', conditions: [{ type: 'Ready', status: 'True' }] });
+    await untilObserved(one.backend, one.key, (now) => now?.readyReplicas === 1 && !now.problem);
+    expect(await one.field(evicted!, '{.status.phase}')).toBe('Failed');
+  });
+
   test('a quota that does not allow the pods is told of', async () => {
     const one = await scene();
     await one.kubectl('create', 'quota', 'small', '--hard=limits.memory=1Mi');

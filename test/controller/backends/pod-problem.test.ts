@@ -115,6 +115,14 @@ test('a pod that is ready, or leaves, has no problem, whatever it had', () => {
   expect(podProblem([pod('a', ready), pod('b', status, { deletionTimestamp: 'now' })], '')).toBeUndefined();
 });
 
+test('a pod that was given up is no problem any more once the pods in its place are ready', () => {
+  const evicted = pod('a', { phase: 'Failed', reason: 'Evicted', message: 'low on memory' });
+  const next = (status: string): Pod =>
+    pod('b', { phase: 'Running', conditions: [{ type: 'Ready', status }] });
+  expect(podProblem([evicted, next('True')], '')).toBeUndefined();
+  expect(podProblem([evicted, next('False')], '')?.message).toBe('pod a: Evicted: low on memory');
+});
+
 test('of several pods the first by name speaks, in whichever order they come', () => {
   const one = pod('a', host({ state: backoff, lastState: ended(1) }));
   const other = pod('b', host({ state: backoff, lastState: ended(2) }));
