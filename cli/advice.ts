@@ -29,10 +29,23 @@ export const advice: Readonly<Record<string, string>> = {
   TooManyRequests: 'Try again later, or raise spec.concurrency or spec.processes.',
   PackageDigestMismatch: 'The object was changed or cut short: run "faas deploy" again.',
   PackageNotFound: 'Upload it again with "faas deploy".',
-  PackageForbidden: 'Look at the S3 credentials "faas up" was started with.',
+  PackageForbidden:
+    'Look at the S3 credentials: those that "faas up" was started with; in a cluster the Secret that the chart\'s s3.credentialsSecret names.',
   PackageUnavailable: 'See whether the package store runs; it is tried again by itself.',
   NatsUnavailable: 'See whether the NATS server runs; the connection is tried again by itself.',
   MqttUnavailable: 'See whether the MQTT broker runs; the connection is tried again by itself.',
+  Unschedulable:
+    'Ask for less (spec.memory, spec.processes, spec.pod.resources), change spec.placement, or add a node; the pod is tried again by itself.',
+  ImagePullBackOff:
+    'Load Atoll\'s image on the nodes ("faas install" names it); where a registry of yours has it, name its Secret in spec.pod.imagePullSecrets.',
+  QuotaExceeded:
+    'Ask for less (spec.memory, spec.processes, spec.replicas), or have the quota raised ("kubectl describe quota"); the pod is tried again by itself.',
+  PodRefused: 'Change what the message names, in the Function or in the policy of the cluster.',
+  PodFailed: 'See "kubectl describe pod" for what the node says, and "faas logs NAME".',
+  CrashLoopBackOff: 'See "faas logs NAME".',
+  NameTaken: 'Remove the object that the message names, or give the Function another name.',
+  ClusterUnavailable:
+    'See whether the API server of the kubeconfig\'s context answers ("kubectl cluster-info").',
   RobotAway: 'See "faas robots"; on the robot itself "faas logs" works at any time.',
   Conflict: 'Someone else changed the object meanwhile: read it again and repeat the change.',
   Unauthorized: 'Give the key with $FAAS_KEY as id.secret.',

@@ -102,6 +102,7 @@ function failureOf({ status, message }: Refusal, namespace: string): Failure {
   }
   return new Failure(exitCodes.site, `the gateway cannot be reached: ${message}`, {
     code: 'SiteNotReachable',
+    advice: `See "kubectl get pods -n ${namespace}".`,
   });
 }
 

@@ -8,7 +8,7 @@ import type { SiteInfo } from '../controller/stores/site.ts';
 import type { Key } from '../controller/stores/store.ts';
 import type { LiveStatus } from '../gateway/api/status.ts';
 import type { DeadLetter, DeadLetterEntry, RedriveResult } from '../runtime/dead-letters.ts';
-import { errorCodes, type Code } from '../runtime/errors.ts';
+import { AtollError, errorCodes, type Code } from '../runtime/errors.ts';
 import type { LogRecord } from '../runtime/log.ts';
 import { exitCodeOf } from './advice.ts';
 import type { Published } from './build/publish.ts';
@@ -177,7 +177,8 @@ export class Gateway {
       answer = await this.#send(path, call);
     } catch (error) {
       call.signal?.throwIfAborted();
-      if (error instanceof Failure) throw error;
+      // What is in the way to a cluster's gateway has words of its own.
+      if (error instanceof Failure || error instanceof AtollError) throw error;
       throw new Failure(exitCodes.site, `${this.url} does not answer: ${(error as Error).message}`, {
         code: 'SiteNotReachable',
         cause: error,

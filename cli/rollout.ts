@@ -1,10 +1,13 @@
 /** Waiting until what was declared runs, or will not. */
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Condition, FunctionObject } from '../crds/function.ts';
-import { keyText, type Key, type Store } from '../controller/stores/store.ts';
+import { keyText, type Key } from '../controller/stores/store.ts';
+import type { Code } from '../runtime/errors.ts';
 import { exitCodes } from './command.ts';
 import { Failure } from './failure.ts';
+import { stackOf } from './load-stack.ts';
 import type { Progress } from './progress.ts';
+import type { Site } from './site.ts';
 
 /** A store tells of changed Functions, not of their status: that is looked at so often. */
 const lookMs = 100;
@@ -12,6 +15,20 @@ const lookMs = 100;
 const settledMs = 1000;
 /** Longer than the longest backoff of a host that could not use a package. */
 const repairedMs = 35_000;
+/** A pod that found no place, or no image, for so long: what others were about to free would have come by then. */
+const stuckMs = 10_000;
+
+/** The site tries these again for ever, and nothing comes of it until somebody changes the cluster or the Function. */
+const stuck: ReadonlySet<string> = new Set<Code>([
+  'Unschedulable',
+  'ImagePullBackOff',
+  'QuotaExceeded',
+  'PodRefused',
+  'PodFailed',
+  'CrashLoopBackOff',
+  'PackageForbidden',
+  'ClusterForbidden',
+]);
 
 export interface Wanted {
   readonly generation: number;
@@ -23,18 +40,25 @@ export interface Wanted {
 
 /**
  * Resolves when the generation is ready. Throws a Failure with the condition's reason when nothing will come of
- * it any more (exit code 1), or when the time is over.
+ * it any more (exit code 1), or when the time is over. A handler that does not load is told with its stack.
  */
 export async function waitUntilReady(
-  store: Store,
+  site: Pick<Site, 'store' | 'gateway'>,
   key: Key,
   wanted: Wanted,
   { timeoutMs, progress }: { timeoutMs: number; progress: Progress },
 ): Promise<FunctionObject> {
-  const deadline = Date.now() + timeoutMs;
+  const began = Date.now();
+  const deadline = began + timeoutMs;
+  const failure = async (state: RolloutState, when: string): Promise<Failure> => {
+    const { reason, message } = state;
+    const stack = await stackOf(site.gateway, key, { code: reason, message, since: began });
+    const text = [`${key.name} is not ready${when}: ${message}`, ...stack].join('\n');
+    return new Failure(exitCodes.functionFailed, text, { code: reason });
+  };
   let doomed: { since: number; text: string } | undefined;
   for (;;) {
-    const object = await store.get(key);
+    const object = await site.store.get(key);
     if (object === undefined) {
       throw new Failure(exitCodes.site, `function ${keyText(key)} was deleted meanwhile`, {
         code: 'FunctionNotFound',
@@ -50,18 +74,25 @@ export async function waitUntilReady(
     if (state.kind === 'waiting') doomed = undefined;
     progress.update(`${key.name}: ${state.reason}: ${state.message}`);
     const now = Date.now();
-    if (state.kind === 'failed') {
-      const text = `${state.reason} ${state.message}`;
+    if (state.kind !== 'waiting') {
+      // What a scheduler or kubelet says of the same trouble changes: counts, a pod's name, a time.
+      const text = state.kind === 'stuck' ? state.reason : `${state.reason} ${state.message}`;
       if (doomed?.text !== text) doomed = { since: now, text };
-      if (now - doomed.since >= (wanted.repaired ? repairedMs : settledMs)) throw notReady(key, state, '');
+      if (now - doomed.since >= patienceMs(state, wanted)) throw await failure(state, '');
     }
-    if (now > deadline) throw notReady(key, state, ` within ${timeoutMs / 1000} s`);
+    if (now > deadline) throw await failure(state, ` within ${timeoutMs / 1000} s`);
     await pause(lookMs);
   }
 }
 
+function patienceMs({ kind }: RolloutState, { repaired }: Wanted): number {
+  if (repaired) return repairedMs;
+  return kind === 'stuck' ? stuckMs : settledMs;
+}
+
 export interface RolloutState {
-  readonly kind: 'ready' | 'waiting' | 'failed';
+  /** `stuck`: it is tried again, and only somebody can help. */
+  readonly kind: 'ready' | 'waiting' | 'failed' | 'stuck';
   readonly reason: string;
   readonly message: string;
 }
@@ -79,11 +110,6 @@ export function stateOf({ metadata, status = {} }: FunctionObject, wanted: Wante
     if (answers) return { kind: 'ready', ...told };
     return { kind: 'waiting', reason: 'Updating', message: 'another package still answers' };
   }
-  return { kind: condition('Progressing')?.status === 'False' ? 'failed' : 'waiting', ...told };
-}
-
-function notReady(key: Key, { reason, message }: RolloutState, when: string): Failure {
-  return new Failure(exitCodes.functionFailed, `${key.name} is not ready${when}: ${message}`, {
-    code: reason,
-  });
+  if (condition('Progressing')?.status === 'False') return { kind: 'failed', ...told };
+  return { kind: stuck.has(ready.reason) ? 'stuck' : 'waiting', ...told };
 }

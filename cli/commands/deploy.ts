@@ -41,7 +41,7 @@ export const command = defineCommand({
     },
   },
   description:
-    'The handler and what it imports become one file with its source map; native add-ons are copied. The package is named by its digest: unchanged code is not uploaded again, and an unchanged Function is not restarted. The handler is never called.',
+    'The handler and what it imports become one file with its source map; native add-ons are copied. The package is named by its digest: unchanged code is not uploaded again, and an unchanged Function is not restarted. The handler is never called. If the new code cannot come to run, it ends with the reason (exit code 1) once nothing changes it any more: a handler that does not load with its stack, a pod that finds no place, no image or no quota after 10 s.',
   examples: [
     ['deploy', 'The function of the current folder'],
     ['deploy hello', 'That of the folder hello'],
@@ -137,7 +137,7 @@ export async function deploy(
   if (!wait) return { ...common, generation, ready: false };
   progress.update(`waiting until ${name} answers`);
   await waitUntilReady(
-    store,
+    site,
     { namespace, name },
     { generation, sha256: built.sha256, repaired: common.uploaded && !common.changed },
     { timeoutMs, progress },

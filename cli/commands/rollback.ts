@@ -57,7 +57,7 @@ export const command = defineCommand({
     const { generation } = after.metadata;
     if (wait) {
       await withProgress(`waiting until ${name} answers`, (progress) =>
-        waitUntilReady(store, key, { generation, sha256 }, { timeoutMs: timeout * 1000, progress }),
+        waitUntilReady(site, key, { generation, sha256 }, { timeoutMs: timeout * 1000, progress }),
       );
     }
     if (output === 'json' || output === 'yaml') {

@@ -72,11 +72,14 @@ describe.skipIf(await missing('nats-server'))('deploying to a site', () => {
     await ok(['deploy', broken]);
     await writeFile(
       join(broken, 'index.ts'),
-      `throw new Error('no such robot');\nexport const handler = () => 1;\n`,
+      `const connect = () => {\n  throw new Error('no such robot');\n};\nconnect();\nexport const handler = () => 1;\n`,
     );
     const { code, stderr } = await run(['deploy', broken]);
     expect(code).toBe(1);
-    expect(stderr).toContain('no such robot');
+    expect(stderr).toMatch(
+      /^error: Runtime\.InitError: breaker is not ready: .*Error: no such robot \(index\.ts:2:/m,
+    );
+    expect(stderr).toMatch(/^ +at connect \(.*index\.ts:2:\d+\)\n +at .*index\.ts:4:\d+/m);
     expect(JSON.parse(await ok(['invoke', 'breaker']))).toMatchObject({ hello: 'nobody' });
     expect(await ok(['describe', 'breaker'])).toContain('no such robot');
   });
