@@ -1,4 +1,4 @@
-/** A cluster in which nothing speaks plainly: gateway and brokers by TLS, and NATS accounts of namespaces. */
+/** A cluster in which no broker speaks plainly: gateway and brokers by TLS, NATS accounts of namespaces; MinIO has the packages. */
 import { readFile } from 'node:fs/promises';
 import { request } from 'node:https';
 import { join } from 'node:path';
@@ -25,10 +25,10 @@ import { startMosquitto, type MosquittoServer } from '../support/mosquitto.ts';
 import { startNats, type NatsServer } from '../support/nats.ts';
 import { gatewayAddress, installRelease, type Release } from '../support/release.ts';
 import { missing } from '../support/requirement.ts';
-import { startVersitygw } from '../support/s3.ts';
+import { startMinio } from '../support/s3.ts';
 
 const absent =
-  (await missingNodes()) ?? (await missing('helm', 'nats-server', 'mosquitto', 'versitygw', 'openssl'));
+  (await missingNodes()) ?? (await missing('helm', 'nats-server', 'mosquitto', 'minio', 'openssl'));
 
 describe.skipIf(absent)('a cluster with TLS everywhere', { timeout: 240_000 }, () => {
   let kubernetes: KubernetesWithNodes;
@@ -55,7 +55,7 @@ describe.skipIf(absent)('a cluster with TLS everywhere', { timeout: 240_000 }, (
     const seed = newOperatorSeed();
     operator = openOperatorKeys(seed);
     const accounts = join(await temporaryFolder(), 'accounts');
-    const s3 = await startVersitygw({ place });
+    const s3 = await startMinio({ place });
     [nats, mosquitto] = await Promise.all([
       startNats({
         place,

@@ -2,13 +2,17 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
+import { DeleteObjectCommand } from '@aws-sdk/client-s3';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
+import { Kvm } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/transport-node';
-import { connectAsync } from 'mqtt';
+import { connect, connectAsync } from 'mqtt';
 import { beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { FunctionObject } from '../../crds/function.ts';
 import type { Connections } from '../../examples/site.ts';
 import { deployExamples, sendEvents, table } from '../../examples/tour.ts';
+import type { LogRecord } from '../../runtime/log.ts';
+import { graceMs } from '../../runtime/triggers/forget.ts';
 import { faas, faasFile, folderWith, functionFolder, greeterSource, type Ended } from '../cli/run.ts';
 import { closeLater } from '../support/closing.ts';
 import {
@@ -31,6 +35,61 @@ const token = 'shown-to-nobody-but-the-handler';
 const perSecond = 100;
 /** A busy machine may take its time; what counts is that all are answered. */
 const answerMs = 30_000;
+
+/** Says where it is, and logs what it is called with by name. */
+const twinSource = `
+const { WHERE } = process.env;
+export const handler = async (event: { name?: string } | null) => {
+  if (event?.name !== undefined) console.log(WHERE, event.name);
+  return { where: WHERE };
+};
+`;
+
+/** Looks for tokens of the API server in its pod, and asks the server with the one that was put there. */
+const searcherSource = `
+import { readFileSync, readdirSync } from 'node:fs';
+import { request } from 'node:https';
+import { join } from 'node:path';
+
+const token = /eyJ[\\w-]+\\.[\\w-]+\\.[\\w-]+/;
+
+function holdsToken(path: string): boolean {
+  try {
+    return readdirSync(path).some((name) => holdsToken(join(path, name)));
+  } catch (error) {
+    if (error.code !== 'ENOTDIR') return false;
+  }
+  try {
+    return token.test(readFileSync(path, 'utf8'));
+  } catch {
+    return false;
+  }
+}
+
+const ask = (server: string, bearer?: string) =>
+  new Promise((resolve, reject) => {
+    const headers = bearer === undefined ? {} : { authorization: 'Bearer ' + bearer };
+    const asked = request(server, { headers, rejectUnauthorized: false }, async (response) => {
+      let text = '';
+      for await (const chunk of response) text += chunk;
+      resolve({ status: response.statusCode, text });
+    });
+    asked.once('error', reject).end();
+  });
+
+export const handler = async ({ server }: { server: string }) => {
+  const mounts = readFileSync('/proc/self/mountinfo', 'utf8').trim().split('\\n').map((line) => line.split(' ')[4]);
+  const places = [...new Set(mounts)].filter((place) => place !== '/' && !/^\\/(proc|sys|dev)(\\/|$)/.test(place));
+  return {
+    places,
+    held: places.filter(holdsToken),
+    variables: Object.keys(process.env).filter((name) => token.test(process.env[name])),
+    host: readFileSync('/proc/' + process.ppid + '/environ', 'utf8').split('\\0'),
+    without: await ask(server),
+    withToken: await ask(server, readFileSync('/planted/token', 'utf8')),
+  };
+};
+`;
 const absent = (await missingNodes()) ?? (await missing('helm', 'nats-server', 'mosquitto', 'versitygw'));
 
 describe.skipIf(absent)('a cluster', { timeout: 300_000 }, () => {
@@ -42,10 +101,11 @@ describe.skipIf(absent)('a cluster', { timeout: 300_000 }, () => {
   let release: Release;
   let namespace: string;
 
-  const run = (args: string[]): Promise<Ended> =>
-    faas(['--context', 'test', '-n', namespace, ...args], { env: { KUBECONFIG: kubernetes.kubeconfigFile } });
-  async function ok(...args: string[]): Promise<string> {
-    const { code, stdout, stderr } = await run(args);
+  const run = (args: string[], within = namespace): Promise<Ended> =>
+    faas(['--context', 'test', '-n', within, ...args], { env: { KUBECONFIG: kubernetes.kubeconfigFile } });
+  const ok = (...args: string[]): Promise<string> => okIn(namespace, ...args);
+  async function okIn(within: string, ...args: string[]): Promise<string> {
+    const { code, stdout, stderr } = await run(args, within);
     if (code === 0) return stdout;
     throw new Error(
       `faas ${args.join(' ')} ended with exit code ${code}:\n${stderr}\n${await release.state()}`,
@@ -208,6 +268,14 @@ describe.skipIf(absent)('a cluster', { timeout: 300_000 }, () => {
     );
     expect(await oldAnswers('hello')).toBe(0);
     expect(await ok('history', 'greeter')).toMatch(new RegExp(`^${first!.slice(0, 12)} .* answers now`, 'm'));
+    const second = (await get('greeter')).status?.history?.find(
+      ({ packageSha256 }) => packageSha256 !== first,
+    )?.packageSha256;
+    await s3.client().send(new DeleteObjectCommand({ Bucket: s3.bucket, Key: `packages/${second}.tgz` }));
+    expect(await run(['rollback', 'greeter'])).toMatchObject({
+      code: 3,
+      stderr: expect.stringMatching(/PackageNotFound: the package \w+ is in the store no more/) as string,
+    });
 
     const { url } = release;
     expect((await fetch(`${url}/greet`)).status).toBe(200);
@@ -236,6 +304,65 @@ describe.skipIf(absent)('a cluster', { timeout: 300_000 }, () => {
     expect(requests.length).toBeGreaterThan(20);
     const refused = requests.filter(({ responseStatus }) => responseStatus?.code === 403);
     expect(refused.map(({ verb, requestURI, user }) => `${user.username} ${verb} ${requestURI}`)).toEqual([]);
+  });
+
+  /** Of one name in two namespaces; one of them is deleted, and forgotten while other tests run. */
+  let twins: { readonly gone: string; readonly living: string; readonly session: string } | undefined;
+
+  test('two functions of one name in two namespaces never meet', async () => {
+    const [gone, living] = [namespace, await kubernetes.namespace()];
+    const both = [gone, living];
+    await (await jetstreamManager(client)).streams.add({ name: 'TWINS', subjects: ['twins.>'] });
+    const spec = (within: string): string => `
+  env: [{ name: WHERE, value: ${within} }]
+  triggers:
+    - { name: asked, nats: { subject: twin.${within} } }
+    - { name: heard, nats: { subject: twin.all, reply: Never } }
+    - { name: web, http: { path: /twin/${within}, auth: None } }
+    - { name: orders, jetstream: { stream: TWINS, subject: twins.new } }
+    - { name: robots, mqtt: { topic: twins/robot, qos: 1 } }
+    - { name: clock, schedule: { every: 5s } }
+`;
+    await Promise.all(
+      both.map(async (within) => {
+        const folder = await functionFolder('twin', spec(within), twinSource);
+        await okIn(within, 'deploy', folder, '--timeout', '120');
+      }),
+    );
+    for (const within of both) {
+      const where = { where: within };
+      expect(await ask(`twin.${within}`, {})).toEqual(where);
+      expect(JSON.parse(await okIn(within, 'invoke', 'twin'))).toEqual(where);
+      const web = async (): Promise<string> =>
+        await fetch(`${release.url}/twin/${within}`).then((answer) => answer.text(), String);
+      await expect.poll(web, { timeout: 60_000 }).toBe(JSON.stringify(where));
+      await okIn(within, 'invoke', 'twin', '--async', '-d', JSON.stringify({ name: `for ${within}` }));
+    }
+    // By subjects, a stream and a topic that both listen on: each gets its own copy.
+    client.publish('twin.all', '{"name":"a word"}');
+    await jetstream(client).publish('twins.new', '{"name":"an order"}');
+    await publishTo('twins/robot', 'a robot');
+    const all = (within: string): string[] =>
+      ['a robot', 'a word', 'an order', `for ${within}`].map((name) => `${within} ${name}`);
+    for (const within of both)
+      await expect.poll(() => said(within), { timeout: 60_000 }).toEqual(all(within));
+    expect(await said(gone)).toEqual(all(gone));
+    expect((await consumersOf('TWINS')).sort()).toEqual(both.map((one) => `${one}_twin_orders`).sort());
+
+    for (const within of both) {
+      // The key of a schedule is there once it ticked.
+      await expect
+        .poll(async () => [...(await stateOf(within)).keys()].map((key) => key.split('.')[0]), {
+          timeout: 60_000,
+        })
+        .toEqual(expect.arrayContaining(['mqtt-topic', 'schedule']));
+    }
+    const session = (await stateOf(gone)).get(`mqtt-topic.${gone}.twin.robots`) ?? '';
+    const { clientId } = JSON.parse(session) as { clientId: string };
+    await okIn(gone, 'delete', 'twin');
+    twins = { gone, living, session: clientId };
+    await expect.poll(async () => (await run(['invoke', 'twin'], gone)).code, { timeout: 60_000 }).toBe(3);
+    expect(await ask(`twin.${living}`, {})).toEqual({ where: living });
   });
 
   test('each example is deployed and answers a real event', async () => {
@@ -286,6 +413,159 @@ describe.skipIf(absent)('a cluster', { timeout: 300_000 }, () => {
     expect(listed).toMatchObject({ code: 0, stdout: expect.stringMatching(/^watched +True/m) as string });
     await ok('delete', 'watched');
   });
+
+  test('a pod holds no token of the API server, and one that was put there is good for nothing', async () => {
+    const folder = await functionFolder(
+      'searcher',
+      `
+  pod:
+    volumes: [{ name: planted, projected: { sources: [{ serviceAccountToken: { path: token } }] } }]
+    volumeMounts: [{ name: planted, mountPath: /planted, readOnly: true }]
+`,
+      searcherSource,
+    );
+    await ok('deploy', folder, '--timeout', '120');
+    const address = ['get', 'service', 'kubernetes', '-n', 'default', '-o', 'jsonpath={.spec.clusterIP}'];
+    const server = `https://${await kubernetes.kubectl(address)}/api/v1/namespaces/${namespace}/secrets`;
+    const found = JSON.parse(await ok('invoke', 'searcher', '-d', JSON.stringify({ server }))) as {
+      places: string[];
+      host: string[];
+      without: { status: number };
+      withToken: { status: number; text: string };
+    };
+    // The search finds what the test planted, and nothing else.
+    expect(found).toMatchObject({ held: ['/planted'], variables: [] });
+    expect(found.host).toContainEqual(expect.stringMatching(/^KUBERNETES_SERVICE_HOST=/));
+    expect(found.host.filter((one) => one.includes('eyJ'))).toEqual([]);
+    expect(found.places).toEqual(expect.arrayContaining(['/planted', '/tmp', '/etc/hosts']));
+    expect(found.places.filter((place) => place.includes('/secrets'))).toEqual([]);
+    expect([401, 403]).toContain(found.without.status);
+    expect(found.withToken.status).toBe(403);
+    expect(found.withToken.text).toContain(`system:serviceaccount:${namespace}:fn-searcher`);
+    await ok('delete', 'searcher');
+  });
+
+  test('a deploy that cannot come to run ends with the reason of its pods, long before its time is over', async () => {
+    const elsewhere = kubernetes.node('node-2');
+    const images = (...args: string[]): Promise<string> =>
+      elsewhere.run('ctr', '--namespace', 'k8s.io', 'images', ...args);
+    const narrow = await kubernetes.namespace();
+    const hard = ['get', 'quota/small', '-n', narrow, '-o', 'jsonpath={.status.hard}'];
+    await kubernetes.kubectl(['create', 'quota', 'small', '-n', narrow, '--hard=limits.memory=1Mi']);
+    // Admission learns of a quota by a watch of its own.
+    await expect.poll(() => kubernetes.kubectl(hard), { timeout: 60_000 }).toContain('1Mi');
+
+    const broken = `
+const connect = () => {
+  throw new Error('no such robot');
+};
+connect();
+export const handler = () => 'never';
+`;
+    const on = (node: string): string =>
+      `  placement: { nodeSelector: { kubernetes.io/hostname: ${node} } }\n`;
+    const deploy = async (name: string, spec: string, source?: string, within = namespace): Promise<Ended> =>
+      run(['deploy', await functionFolder(name, spec, source), '--timeout', '200'], within);
+    // Another name keeps it on the node, for afterwards.
+    const [image, kept] = [`docker.io/library/${kubernetes.image}`, 'docker.io/library/kept:1'];
+    await images('tag', '--force', image, kept);
+    await images('rm', image);
+    const [loading, big, small, missing, tiny] = await Promise.all([
+      deploy('broken', on('node-1'), broken),
+      deploy('big', '  pod: { resources: { requests: { memory: 100Ti }, limits: { memory: 100Ti } } }\n'),
+      deploy('small', '', undefined, narrow),
+      deploy('missing', on('node-2')),
+      deploy('tiny', `${on('node-1')}  pod: { resources: { limits: { memory: 24Mi } } }\n`),
+    ]).finally(() => images('tag', '--force', kept, image));
+    const reasons = [
+      [
+        loading,
+        /^error: Runtime\.InitError: broken is not ready: .*Error: no such robot \(index\.ts:3:\d+\)$/m,
+      ],
+      [big, /^error: Unschedulable: big is not ready: pod fn-big-\S+: 0\/2 nodes .* Insufficient memory/m],
+      [small, /^error: QuotaExceeded: small is not ready: .*exceeded quota: small/m],
+      [missing, /^error: ImagePullBackOff: missing is not ready: pod fn-missing-\S+: .*atoll/m],
+      [tiny, /^error: OOMKilled: tiny is not ready: pod fn-tiny-\S+: .* its limit of 24Mi/m],
+    ] as const;
+    for (const [{ code, stderr }, reason] of reasons) {
+      expect(stderr).toMatch(reason);
+      expect(stderr).not.toContain('within 200 s');
+      expect(code).toBe(1);
+    }
+    expect(loading.stderr).toMatch(/^ +at connect \(.*index\.ts:3:\d+\)\n +at .*index\.ts:5:\d+/m);
+    await ok('delete', 'broken', 'big', 'missing', 'tiny');
+    await okIn(narrow, 'delete', 'small');
+  });
+
+  test('of a deleted function the brokers forget keys, consumers and MQTT session, and nothing of its namesake', async ({
+    skip,
+  }) => {
+    if (twins === undefined) return skip('looks after the functions of another test');
+    const { gone, living, session } = twins;
+    const left = async (): Promise<string[]> => {
+      const consumers = (await consumersOf('TWINS')).filter((name) => name.startsWith(`${gone}_`));
+      return [...(await stateOf(gone)).keys(), ...consumers];
+    };
+    // The change of a Function, which the last test made, is followed by a sweep, and by another after the grace.
+    await expect.poll(left, { timeout: 3 * graceMs, interval: 500 }).toEqual([]);
+    expect(await hasSession(session)).toBe(false);
+    expect((await stateOf(living)).has(`mqtt-topic.${living}.twin.robots`)).toBe(true);
+    expect(await consumersOf('TWINS')).toEqual([`${living}_twin_orders`]);
+    await publishTo('twins/robot', 'a late robot');
+    await jetstream(client).publish('twins.new', '{"name":"a late order"}');
+    await expect
+      .poll(() => said(living), { timeout: 60_000 })
+      .toEqual(expect.arrayContaining([`${living} a late order`, `${living} a late robot`]));
+  });
+
+  async function publishTo(topic: string, name: string): Promise<void> {
+    const mqtt = await connectAsync(mosquitto.url);
+    await mqtt.publishAsync(topic, JSON.stringify({ name }), { qos: 1 });
+    await mqtt.endAsync();
+  }
+
+  /** What the twin's handler logged, sorted. */
+  async function said(within: string): Promise<string[]> {
+    const lines = (await okIn(within, 'logs', 'twin', '--since', '1h', '-o', 'json')).split('\n');
+    const records = lines.filter(Boolean).map((line) => JSON.parse(line) as LogRecord);
+    return records
+      .filter(({ source }) => source === 'handler')
+      .map(({ message }) => message)
+      .sort();
+  }
+
+  /** The twin's keys in our bucket, with what is in them. */
+  async function stateOf(within: string): Promise<Map<string, string>> {
+    const kv = await new Kvm(client).open('ATOLL_STATE');
+    const keys: string[] = [];
+    for await (const key of await kv.keys()) keys.push(key);
+    const found = new Map<string, string>();
+    for (const key of keys) {
+      const [, namespaceOfKey, name] = key.split('.');
+      if (namespaceOfKey !== within || name !== 'twin') continue;
+      const entry = await kv.get(key);
+      if (entry?.operation === 'PUT') found.set(key, entry.string());
+    }
+    return found;
+  }
+
+  async function consumersOf(stream: string): Promise<string[]> {
+    const manager = await jetstreamManager(client);
+    const names: string[] = [];
+    for await (const { name } of manager.consumers.list(stream)) names.push(name);
+    return names;
+  }
+
+  /** Whether the broker keeps a session for this client. */
+  async function hasSession(clientId: string): Promise<boolean> {
+    const options = { protocolVersion: 4, clientId, clean: false, reconnectPeriod: 0 } as const;
+    const mqtt = connect(mosquitto.url, options);
+    closeLater(async () => void (await mqtt.endAsync(true)));
+    return await new Promise<boolean>((resolve, reject) => {
+      mqtt.once('connect', ({ sessionPresent }) => resolve(sessionPresent));
+      mqtt.once('error', reject);
+    });
+  }
 
   /** A command that goes on. */
   const follow = (...args: string[]): Promise<RunningProcess> =>
@@ -350,9 +630,6 @@ describe.skipIf(absent)('a cluster', { timeout: 300_000 }, () => {
       '-o',
       'name',
     ]);
-    const manager = await jetstreamManager(client);
-    const consumers: string[] = [];
-    for await (const { name } of manager.consumers.list('ORDERS')) consumers.push(name);
-    return [...found.split('\n').filter(Boolean), ...consumers];
+    return [...found.split('\n').filter(Boolean), ...(await consumersOf('ORDERS'))];
   }
 });
