@@ -8,7 +8,15 @@
  */
 import { Type, type Static, type TSchema } from 'typebox';
 import { check, type Problem } from './check.ts';
-import { invokeTrigger, memoryMax, memoryMin, nameAllowed, namePattern, rules } from './rules.ts';
+import {
+  invokeTrigger,
+  memoryMax,
+  memoryMin,
+  nameAllowed,
+  namePattern,
+  rules,
+  volumeKinds,
+} from './rules.ts';
 import { rosTopicDefaults } from './values.ts';
 
 export { problemText, type Problem } from './check.ts';
@@ -521,10 +529,20 @@ const Pod = Type.Object(
         Type.Object(
           {
             name: Type.String({ minLength: 1, maxLength: 63, description: 'Name, for volumeMounts.' }),
+            ...Object.fromEntries(
+              volumeKinds.map((name) => [
+                name,
+                optional(Type.Object({}, { ...open, description: 'As in a pod.' })),
+              ]),
+            ),
           },
-          open,
+          strict,
         ),
-        { ...listMap('name'), maxItems: 32, description: 'Volumes, as in a pod.' },
+        {
+          ...listMap('name'),
+          maxItems: 32,
+          description: 'Volumes, as in a pod, but none that reaches into the node (hostPath).',
+        },
       ),
     ),
     volumeMounts: optional(
@@ -537,7 +555,11 @@ const Pod = Type.Object(
               maxLength: 1024,
               description: 'Where the handler sees it.',
             }),
-            mountPropagation: optional(Type.String({ maxLength: 64, description: 'As in a pod.' })),
+            mountPropagation: optional(
+              choice(['None', 'HostToContainer'], {
+                description: 'As in a pod; Bidirectional would need a privileged container.',
+              }),
+            ),
             readOnly: optional(Type.Boolean({ description: 'As in a pod.' })),
             recursiveReadOnly: optional(Type.String({ maxLength: 64, description: 'As in a pod.' })),
             subPath: optional(Type.String({ maxLength: 1024, description: 'A path inside the volume.' })),

@@ -31,6 +31,18 @@ export const memoryMax = '10Gi';
 /** All plain values of spec.env together: they are sent to each handler process when it starts. */
 export const envMaxCharacters = 131072;
 
+/** What a pod may have under its restricted Pod Security Standard. */
+export const volumeKinds = [
+  'configMap',
+  'csi',
+  'downwardAPI',
+  'emptyDir',
+  'ephemeral',
+  'persistentVolumeClaim',
+  'projected',
+  'secret',
+] as const;
+
 export interface Rule {
   /** The node it belongs to: `spec.triggers[].nats`; '' is the whole object. */
   readonly path: string;
@@ -147,6 +159,16 @@ const logFormats = ['JSON', 'Text'];
 const logLevels = ['TRACE', 'DEBUG', 'INFO', 'WARN', 'ERROR', 'FATAL'];
 const systemLogLevels = ['DEBUG', 'INFO', 'WARN'];
 const logSettings = [logFormat, logLevel, systemLogLevel];
+
+// Paths in a pod that are not for volumes, and their parents; "//" and "/./" mean "/".
+const slash = '/([.]?/)*';
+const mountsOfPod = [
+  '(/[.]?)*$',
+  `${slash}(etc|tmp|var|var${slash}cache)(/[.]?)*$`,
+  `${slash}(atoll|dev|proc|sys|usr|lib|lib64|etc${slash}atoll|var${slash}cache${slash}atoll)(/|$)`,
+].join('|');
+const ownLabel = '^(app[.]kubernetes[.]io/(name|component|part-of|managed-by)$|atoll[.]dev/)';
+
 const celList = (values: readonly string[]) => `[${values.map((value) => `'${value}'`).join(', ')}]`;
 const reservedEnv =
   '^(_HANDLER|_X_AMZN_TRACE_ID|AWS_REGION|AWS_DEFAULT_REGION|AWS_EXECUTION_ENV|AWS_LAMBDA_.*|LAMBDA_TASK_ROOT|LAMBDA_RUNTIME_DIR|ATOLL_.*)$';
@@ -338,6 +360,24 @@ export const rules: readonly Rule[] = [
     (self) => self.minReplicas <= self.maxReplicas,
   ),
   exactlyOne('spec.scaling', ['targetInFlight', 'targetCPUPercent', 'targetLag']),
+
+  ...(['labels', 'annotations'] as const).map((field) =>
+    rule<Record<string, string>>(
+      `spec.pod.${field}`,
+      `self.all(key, !key.matches(r'${ownLabel}'))`,
+      "must not set what is Atoll's own: app.kubernetes.io/name, component, part-of and managed-by, and atoll.dev/…",
+      (self) => !Object.keys(self).some((key) => new RegExp(ownLabel, 'u').test(key)),
+    ),
+  ),
+  exactlyOne('spec.pod.volumes[]', volumeKinds),
+  matchesNot('spec.pod.volumes[].name', '^atoll-', 'must not begin with "atoll-": those are Atoll\'s own'),
+  matches('spec.pod.volumeMounts[].mountPath', '^/', 'must be an absolute path, such as /mnt/data'),
+  matchesNot('spec.pod.volumeMounts[].mountPath', '(^|/)[.][.](/|$)', 'must not have ".." in it'),
+  matchesNot(
+    'spec.pod.volumeMounts[].mountPath',
+    `^(${mountsOfPod})`,
+    'would hide what the pod itself has in /atoll, /dev, /etc/atoll, /lib, /lib64, /proc, /sys, /tmp, /usr or /var/cache/atoll; choose a path such as /mnt/data',
+  ),
 
   matches(
     'spec.permissions.publish[]',

@@ -234,8 +234,8 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
       source,
       references,
       digest,
-      manifests: made && 'objects' in made ? remembered(made) : undefined,
-      problem: made && 'problem' in made ? made.problem : undefined,
+      manifests: made && remembered(made),
+      problem: undefined,
     };
     wanted.set(keyText(workload.key), now);
     return now;
@@ -247,7 +247,7 @@ export function openKubernetesBackend(options: KubernetesBackendOptions): Backen
     const owner = { key: workload.key, uid: workload.uid };
     if (!manifests.parts.every((part) => children.isApplied(part, owner))) {
       const made = manifestsOf(source, settings, references);
-      for (const manifest of 'objects' in made ? made.objects : []) await children.apply(manifest, owner);
+      for (const manifest of made.objects) await children.apply(manifest, owner);
     }
     const names = new Set(manifests.parts.map(({ kind, name }) => `${kind} ${name}`));
     for (const child of children.of(workload.key)) {

@@ -107,9 +107,6 @@ export interface Manifests {
   readonly ignored: readonly string[];
 }
 
-export type ManifestsOrProblem =
-  Manifests | { readonly problem: { readonly reason: 'InvalidObject'; readonly message: string } };
-
 export const managedByLabel = 'app.kubernetes.io/managed-by';
 export const manager = 'atoll';
 export const functionLabel = 'atoll.dev/function';
@@ -151,46 +148,17 @@ const stopMarginSeconds = 5;
 /** UID and GID of the image (images/contents.ts). */
 const user = 65532;
 const mounts = { config: '/etc/atoll', packages: '/var/cache/atoll', temporary: '/tmp' } as const;
-/** Paths in a pod that are not for volumes of the function. */
-const takenPaths = [
-  '/',
-  '/atoll',
-  '/dev',
-  '/etc/atoll',
-  '/proc',
-  '/sys',
-  '/tmp',
-  '/usr',
-  '/lib',
-  '/lib64',
-  '/var/cache/atoll',
-];
 /** The least that the API server gives; kubelet renews it. */
 const tokenSeconds = 600;
+/** No volume of a function begins with it (crds/rules.ts). */
 const ownVolumePrefix = 'atoll-';
-const volumeTypes = [
-  'configMap',
-  'csi',
-  'downwardAPI',
-  'emptyDir',
-  'ephemeral',
-  'persistentVolumeClaim',
-  'projected',
-  'secret',
-];
 
 /**
  * `workload.spec.package` must be there: without one there is nothing to run. Another digest of what its variables refer
  * to means other pods.
  */
-export function manifestsOf(
-  workload: Workload,
-  settings: ClusterSettings,
-  references?: string,
-): ManifestsOrProblem {
+export function manifestsOf(workload: Workload, settings: ClusterSettings, references?: string): Manifests {
   const { key, spec } = workload;
-  const refused = refusal(spec);
-  if (refused !== undefined) return { problem: { reason: 'InvalidObject', message: refused } };
   const object = (apiVersion: string, kind: string, fields: object, metadata: object = {}): Manifest => ({
     apiVersion,
     kind,
@@ -509,45 +477,6 @@ function podTemplate(
       }),
     },
   };
-}
-
-const ownLabel = /^(app\.kubernetes\.io\/(name|component|part-of|managed-by)$|atoll\.dev\/)/;
-
-/** Why the pod that spec.pod asks for is not made. */
-function refusal({ pod = {} }: FunctionSpec): string | undefined {
-  for (const [index, { name, ...source }] of (pod.volumes ?? []).entries()) {
-    const at = `spec.pod.volumes[${index}] "${name}"`;
-    if (name.startsWith(ownVolumePrefix))
-      return `${at}: names that begin with "${ownVolumePrefix}" are Atoll's own`;
-    const odd = Object.keys(source).find((type) => !volumeTypes.includes(type));
-    if (odd !== undefined) return `${at}: ${odd} is not allowed; allowed are ${volumeTypes.join(', ')}`;
-  }
-  for (const [index, { mountPath, mountPropagation }] of (pod.volumeMounts ?? []).entries()) {
-    const at = `spec.pod.volumeMounts[${index}]`;
-    const path = `/${mountPath
-      .split('/')
-      .filter((part) => part !== '' && part !== '.')
-      .join('/')}`;
-    if (!mountPath.startsWith('/') || path.split('/').includes('..')) {
-      return `${at}.mountPath: "${mountPath}" must be an absolute path without ".."`;
-    }
-    const taken = takenPaths.find(
-      (one) =>
-        path === one ||
-        one.startsWith(`${path}/`) ||
-        (one !== '/' && one !== '/tmp' && path.startsWith(`${one}/`)),
-    );
-    if (taken !== undefined)
-      return `${at}.mountPath: "${mountPath}" would hide ${taken}; choose a path such as /mnt/data`;
-    if (mountPropagation === 'Bidirectional') {
-      return `${at}.mountPropagation: Bidirectional needs a privileged container; allowed are None and HostToContainer`;
-    }
-  }
-  for (const what of ['labels', 'annotations'] as const) {
-    const own = Object.keys(pod[what] ?? {}).find((name) => ownLabel.test(name));
-    if (own !== undefined) return `spec.pod.${what}: "${own}" is Atoll's own; leave it out`;
-  }
-  return undefined;
 }
 
 /** spec.pod.resources takes the place of ours, resource by resource. */

@@ -196,8 +196,16 @@ export const good: Case[] = [
       pod: {
         labels: { team: 'fleet' },
         resources: { requests: { cpu: 1, memory: '1Gi' }, limits: { cpu: '500m' } },
-        volumes: [{ name: 'data', hostPath: { path: '/data' } }],
-        volumeMounts: [{ name: 'data', mountPath: '/data', readOnly: true }],
+        volumes: [
+          { name: 'data', persistentVolumeClaim: { claimName: 'data' } },
+          { name: 'ca', projected: { sources: [{ configMap: { name: 'ca' } }] } },
+        ],
+        volumeMounts: [
+          { name: 'data', mountPath: '/data', readOnly: true },
+          { name: 'ca', mountPath: '/etc/ssl/certs', mountPropagation: 'HostToContainer' },
+          { name: 'data', mountPath: '/tmp/data' },
+          { name: 'data', mountPath: '/usrdata/..data' },
+        ],
         imagePullSecrets: [{ name: 'registry' }],
       },
     },
@@ -747,6 +755,76 @@ export const bad: BadCase[] = [
     path: 'spec.pod.nodeSelector',
     says: 'not a field here',
   },
+  {
+    what: 'a volume that reaches into the node',
+    spec: { pod: { volumes: [{ name: 'disk', emptyDir: {}, hostPath: { path: '/' } }] } },
+    path: 'spec.pod.volumes[0].hostPath',
+    says: 'not a field here',
+  },
+  {
+    what: 'a volume of another machine',
+    spec: { pod: { volumes: [{ name: 'n', emptyDir: {}, nfs: { server: 'a', path: '/' } }] } },
+    path: 'spec.pod.volumes[0].nfs',
+    says: 'not a field here',
+  },
+  {
+    what: 'a volume of two kinds',
+    spec: { pod: { volumes: [{ name: 'two', emptyDir: {}, secret: { secretName: 'a' } }] } },
+    path: 'spec.pod.volumes[0]',
+    says: 'exactly one of configMap',
+  },
+  {
+    what: 'a volume of no kind',
+    spec: { pod: { volumes: [{ name: 'none' }] } },
+    path: 'spec.pod.volumes[0]',
+    says: 'exactly one of configMap',
+  },
+  {
+    what: "a volume with a name of Atoll's",
+    spec: { pod: { volumes: [{ name: 'atoll-config', emptyDir: {} }] } },
+    path: 'spec.pod.volumes[0].name',
+    says: 'must not begin with "atoll-"',
+  },
+  ...(
+    [
+      ['data', 'must be an absolute path'],
+      ['/mnt/../etc/atoll', 'must not have ".." in it'],
+      ...[
+        '/',
+        '//',
+        '/.',
+        '/etc',
+        '/etc/atoll/env',
+        '/etc//./atoll',
+        '/atoll/runtime',
+        '//tmp/.',
+        '/./usr/\n',
+      ]
+        .concat('/var/cache/', '/var', '/var/cache/atoll/x', '/proc', '/dev/shm', '/lib64')
+        .map((path) => [path, 'would hide what the pod itself has']),
+    ] as [string, string][]
+  ).map(([mountPath, says]) => ({
+    what: `a volume at ${JSON.stringify(mountPath)}`,
+    spec: {
+      pod: { volumes: [{ name: 'a', emptyDir: {} }], volumeMounts: [{ name: 'a', mountPath }] },
+    },
+    path: 'spec.pod.volumeMounts[0].mountPath',
+    says,
+  })),
+  {
+    what: 'a mount that needs a privileged container',
+    spec: { pod: { volumeMounts: [{ name: 'a', mountPath: '/mnt', mountPropagation: 'Bidirectional' }] } },
+    path: 'spec.pod.volumeMounts[0].mountPropagation',
+    says: 'None',
+  },
+  ...(['labels', 'annotations'] as const).flatMap((field) =>
+    ['atoll.dev/function', 'app.kubernetes.io/name'].map((key) => ({
+      what: `a pod with ${field} of Atoll's own, ${key}`,
+      spec: { pod: { [field]: { [key]: 'other' } } },
+      path: `spec.pod.${field}`,
+      says: "must not set what is Atoll's own",
+    })),
+  ),
   {
     what: 'a label that is a number',
     spec: { pod: { labels: { 'app.kubernetes.io/version': 1 } } },
