@@ -18,20 +18,32 @@ export async function openClusterSite(context: string | undefined): Promise<Site
   const cluster = await openCluster({ ...(context !== undefined && { context }), userAgent: 'faas' });
   const title = `the cluster ${cluster.server}`;
   const gateway = new Gateway(`the gateway of ${title}`, { send: throughProxy(cluster) });
+  const packageUri = (namespace: string, sha256: string): Promise<string | undefined> =>
+    gateway.packageUri(namespace, sha256).catch((error: unknown) => {
+      // PackageNotFound is that of a store without this package.
+      throw error instanceof Failure && error.code === 'NotFound' ? noStore(title) : error;
+    });
   return {
     title,
     store: openKubernetesStore({ cluster }),
     gateway,
     url: undefined,
     async publish({ bytes, sha256 }, { namespace }) {
-      const there = await gateway.packageUri(namespace, sha256);
+      const there = await packageUri(namespace, sha256);
       return there === undefined
         ? await gateway.upload(namespace, sha256, bytes)
         : { uri: there, uploaded: false };
     },
-    find: (sha256, { namespace }) => gateway.packageUri(namespace, sha256),
+    find: (sha256, { namespace }) => packageUri(namespace, sha256),
   };
 }
+
+const noStore = (title: string): Failure =>
+  new Failure(exitCodes.site, `${title} has no store for packages`, {
+    code: 'NoPackageStore',
+    advice:
+      'Install the chart with s3.endpoint; a handler of one file may stand in its manifest (spec.package.inline), for kubectl or "faas apply".',
+  });
 
 export async function namespaceOfContext(context: string | undefined): Promise<string> {
   const cluster = await openCluster(context === undefined ? {} : { context });

@@ -196,15 +196,13 @@ export function packageRoutes(app: FastifyInstance, cache: PackageCache, functio
         .send(file.createReadStream());
     },
   );
-  const path = '/atoll/v1/namespaces/:namespace/packages/:sha256(^[0-9a-f]{64}$)';
-  const config = { door: 'control', route: 'upload' } as const;
-  app.get<{ Params: PackageParams }>(path, { config }, async ({ params }) => {
+  app.get<{ Params: PackageParams }>(uploadPath, upload, async ({ params }) => {
     const { sha256 } = checked(params);
     const uri = await cache.uri(sha256);
     if (uri !== undefined) return { uri };
     throw new AtollError('PackageNotFound', `the store does not have the package ${sha256}`);
   });
-  app.put<{ Params: PackageParams }>(path, { config }, async (request, reply) => {
+  app.put<{ Params: PackageParams }>(uploadPath, upload, async (request, reply) => {
     const { sha256 } = checked(request.params);
     const body = await bodyOf(request.raw, maxPackedBytes);
     if (body === undefined) throw new AtollError('InvalidRequest', 'the package is missing: send its bytes');
@@ -212,6 +210,21 @@ export function packageRoutes(app: FastifyInstance, cache: PackageCache, functio
     return reply.code(taken.uploaded ? 201 : 200).send(taken);
   });
 }
+
+/** Who deploys is told so, and not that nobody may come in where nothing is. */
+export function withoutPackages(app: FastifyInstance): void {
+  app.route({
+    method: ['GET', 'PUT'],
+    url: uploadPath,
+    ...upload,
+    handler() {
+      throw new AtollError('NotFound', 'there is no store for packages here');
+    },
+  });
+}
+
+const uploadPath = '/atoll/v1/namespaces/:namespace/packages/:sha256(^[0-9a-f]{64}$)';
+const upload = { config: { door: 'control', route: 'upload' } } as const;
 
 interface PackageParams {
   readonly namespace: string;

@@ -24,7 +24,7 @@ import { openInvocations } from './invocation.ts';
 import { Keys, readKeysFile } from './keys.ts';
 import { lambdaRoutes } from './lambda/index.ts';
 import { type HostDoor, metricsRoute, openGatewayMetrics } from './metrics.ts';
-import { type PackageCache, packageRoutes } from './packages.ts';
+import { type PackageCache, packageRoutes, withoutPackages } from './packages.ts';
 import { answerProblem } from './problem.ts';
 import { triggerRoutes } from './proxy.ts';
 import { decorateRequests } from './request.ts';
@@ -103,6 +103,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   lambdaRoutes(app, invocations, log);
   if (options.robots) robotRoutes(app, { robots: options.robots, stopping: stopping.signal });
   if (options.packages) packageRoutes(app, options.packages, functions);
+  else withoutPackages(app);
   triggerRoutes(app, { functions, backend, hosts });
 
   const close = async () => {

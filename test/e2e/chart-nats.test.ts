@@ -9,6 +9,7 @@ import { parse } from 'yaml';
 import { accountsSecret } from '../../charts/accounts.ts';
 import { chart } from '../../charts/manifest.ts';
 import { newOperatorSeed, openOperatorKeys } from '../../controller/broker/account-keys.ts';
+import { faas, functionFolder } from '../cli/run.ts';
 import { closeLater } from '../support/closing.ts';
 import { temporaryFolder } from '../support/folder.ts';
 import { writeNatsImage } from '../support/kubernetes-images.ts';
@@ -146,6 +147,18 @@ describe.skipIf(absent)('the nats-server of the chart', { timeout: 240_000 }, ()
     for (const one of ['first order', 'first robot']) {
       await expect.poll(() => done, { timeout: 60_000 }).toContain(one);
     }
+    // This cluster was given no S3.
+    const folder = await functionFolder('packed');
+    const deployed = await faas(['--context', 'test', '-n', namespace, 'deploy', folder], {
+      env: { KUBECONFIG: kubernetes.kubeconfigFile },
+    });
+    expect(deployed).toMatchObject({
+      code: 3,
+      stderr: expect.stringMatching(
+        /^error: NoPackageStore: .* has no store for packages\n.*s3\.endpoint/m,
+      ) as string,
+    });
+
     const stranger = connect({ servers: `nats://${address}:4222`, reconnect: false });
     await expect(stranger).rejects.toThrow(/authorization/i);
     await expect(connectAsync(`mqtt://${address}:1883`, {}, false)).rejects.toThrow();
