@@ -1,10 +1,10 @@
 import { execFile } from 'node:child_process';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import { cp, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { parse, parseAllDocuments } from 'yaml';
+import { parse, parseAllDocuments, stringify } from 'yaml';
 import { readControllerConfig } from '../../controller/config.ts';
 import {
   accountRights,
@@ -33,6 +33,10 @@ interface KubernetesObject {
   };
   readonly spec?: unknown;
   readonly data?: Readonly<Record<string, string>>;
+}
+
+interface SpecSchema {
+  properties: { spec: { properties: Record<string, unknown> } };
 }
 
 const root = join(import.meta.dirname, '../..');
@@ -343,6 +347,18 @@ describe.skipIf(await missing('helm', 'kubernetes', 'openssl', 'definitions'))('
     helm(...args, '--kubeconfig', cluster.kubeconfigFile, '--namespace', 'atoll-system');
   const functionsPath = (namespace: string): string =>
     `/apis/atoll.dev/v1alpha1/namespaces/${namespace}/functions`;
+  /** Of a version whose Functions had no `retry`. */
+  async function olderChart(): Promise<string> {
+    const folder = join(await temporaryFolder(), 'atoll');
+    await cp(chart, folder, { recursive: true });
+    const file = join(folder, 'files/function.yaml');
+    const definition = parse(readFileSync(file, 'utf8')) as {
+      spec: { versions: { schema: { openAPIV3Schema: SpecSchema } }[] };
+    };
+    delete definition.spec.versions[0]!.schema.openAPIV3Schema.properties.spec.properties['retry'];
+    await writeFile(file, stringify(definition));
+    return folder;
+  }
   const hello = (name: string, uri?: string): object => ({
     apiVersion: 'atoll.dev/v1alpha1',
     kind: 'Function',
@@ -409,7 +425,7 @@ describe.skipIf(await missing('helm', 'kubernetes', 'openssl', 'definitions'))('
   });
 
   test('is installed, upgraded and uninstalled, and the users’ Functions stay', async () => {
-    await install('install', 'atoll', chart);
+    await install('install', 'atoll', await olderChart());
     await cluster.kubectl([
       'wait',
       '--for=condition=Established',
@@ -419,6 +435,14 @@ describe.skipIf(await missing('helm', 'kubernetes', 'openssl', 'definitions'))('
     await expect
       .poll(async () => (await cluster.request('POST', functionsPath('lab'), { body: hello('kept') })).status)
       .toBe(201);
+    // What an older CustomResourceDefinition did not know is a field after the upgrade, with its default.
+    const patient = { spec: { retry: { maxAttempts: 7 } } };
+    const change = async (): Promise<{ status: number; body: unknown }> =>
+      await cluster.request('PATCH', `${functionsPath('lab')}/kept?fieldValidation=Strict`, {
+        contentType: 'application/merge-patch+json',
+        body: patient,
+      });
+    expect(JSON.stringify((await change()).body)).toContain('unknown field \\"spec.retry\\"');
     const before = await cluster.kubectl([
       ...[
         'get',
@@ -431,6 +455,9 @@ describe.skipIf(await missing('helm', 'kubernetes', 'openssl', 'definitions'))('
       ],
     ]);
     await install('upgrade', 'atoll', chart);
+    await expect.poll(async () => (await change()).status).toBe(200);
+    const { body: kept } = await cluster.request('GET', `${functionsPath('lab')}/kept`);
+    expect(kept).toMatchObject({ spec: { retry: { maxAttempts: 7, minBackoffMs: 1000 } } });
     expect(
       await cluster.kubectl([
         ...['get', 'deployment', 'atoll-controller', '-n', 'atoll-system'],
