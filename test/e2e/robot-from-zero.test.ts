@@ -111,13 +111,14 @@ test.skipIf(skipped)(
       (machine) => new Reader(machine, ran),
     ) as [Reader, Reader];
 
-    for (const one of [hub, robot]) await one.does(/^useradd /);
+    const both = (kind: RegExp) => Promise.all([hub.does(kind), robot.does(kind)]);
+    await both(/^useradd /);
     await giveHubItsFiles(hub.machine, await makeAuthority());
     // Where only root finds it: what the page's line is for.
     await expect(hub.does(/^faas install .* --control /)).rejects.toThrow(
       /atoll, as whom the service runs, cannot run \/run\/closed\/nats-server[^]*install -m 755 /,
     );
-    for (const one of [hub, robot]) await one.does(/^install .*nats-server/);
+    await both(/^install .*nats-server/);
 
     await hub.does(/^faas install .* --control /);
     await hub.does(/^systemctl .* atoll-hub$/);
@@ -166,6 +167,12 @@ test.skipIf(skipped)(
 
     await hub.does(/^faas robot remove /);
     expect(await hub.does(/^faas robots$/)).not.toMatch(row('online'));
+
+    // With a unit go the folders that systemd made for it in the /tmp of all.
+    await Promise.all([
+      robot.machine.run('systemctl', 'stop', 'atoll-robot1'),
+      hub.machine.run('systemctl', 'stop', 'atoll-hub'),
+    ]);
 
     process.stderr.write(
       `robot-from-zero.md: ${ran.size} commands ran; not here: ${Object.entries(left)
