@@ -113,7 +113,11 @@ describe.skipIf(await missing('helm', 'kubernetes', 'openssl', 'nats-server'))(
       // What was answered before is remembered for ten seconds.
       await expect.poll(async () => (await ask(status, token)).status, { timeout: 60_000 }).toBe(404);
 
-      const spec = { runtime: 'nodejs24.x', handler: 'index.handler' };
+      const spec = {
+        runtime: 'nodejs24.x',
+        handler: 'index.handler',
+        triggers: [{ name: 'web', http: { path: '/hello', auth: 'None' } }],
+      };
       const hello = {
         apiVersion: 'atoll.dev/v1alpha1',
         kind: 'Function',
@@ -122,6 +126,24 @@ describe.skipIf(await missing('helm', 'kubernetes', 'openssl', 'nats-server'))(
       };
       expect((await kubernetes.request('POST', path, { body: hello })).status).toBe(201);
       await expect.poll(async () => (await ask(status, token)).status).toBe(200);
+
+      // What a request needs to know came by the watch, and who asks is remembered: hundreds of them ask nobody.
+      const asked = async (): Promise<string[]> =>
+        (await kubernetes.audited())
+          .filter(({ user, verb }) => user.username === 'gateway' && verb !== 'watch')
+          .map(({ verb, objectRef }) => `${verb} ${objectRef?.resource}`);
+      const before = await asked();
+      const statuses = new Set<number>();
+      for (let sent = 0; sent < 100; sent += 1) {
+        statuses.add((await ask(status, token)).status);
+        statuses.add((await ask('/hello')).status);
+      }
+      // There is a path, and nobody is ready behind it.
+      expect([...statuses]).toEqual([200, 503]);
+      const since = (await asked()).slice(before.length);
+      expect(since.filter((one) => !/^create (token|subjectaccess)reviews$/.test(one))).toEqual([]);
+      expect(since.length).toBeLessThan(20);
+
       await kubernetes.request('DELETE', `${path}/hello`);
       await expect.poll(async () => (await ask(status, token)).status).toBe(404);
 
