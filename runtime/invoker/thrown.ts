@@ -41,7 +41,8 @@ export function stackLines(stack: unknown): string[] {
     .split('\n')
     .filter((line) => !line.includes(ownFolder) && !line.includes(ownPath));
   let end = lines.length;
-  while (end > 1 && /\((node:internal\/|node:async_hooks)|at node:internal\//.test(lines[end - 1]!)) end--;
+  while (end > 1 && /\((node:internal\/|node:async_hooks)|at (async )?node:internal\//.test(lines[end - 1]!))
+    end--;
   return lines.slice(0, Math.min(end, maxStackLines));
 }
 
