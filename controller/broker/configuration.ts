@@ -24,6 +24,8 @@ const linkPing = '3s';
 /** And up to as much again, by chance. */
 const linkRetry = '200ms';
 const linkDialTimeout = '1s';
+/** A robot may be away for days: the first failure is in the log, then one of so many, which is each one or two minutes. */
+const linkReports = 300;
 
 /** Accounts of a hub or a robot. */
 export const accounts = { system: 'SYSTEM', site: 'SITE', claim: 'CLAIM' } as const;
@@ -94,7 +96,10 @@ export interface BrokerConfig {
 
 export function brokerConfig(config: BrokerConfig): string {
   const { serverName, site, store, ports, syncInterval, role = { kind: 'alone' } } = config;
-  const linked = role.kind === 'alone' ? [] : [`ping_interval: ${text(linkPing)}`, 'ping_max: 2'];
+  const linked =
+    role.kind === 'alone'
+      ? []
+      : [`ping_interval: ${text(linkPing)}`, 'ping_max: 2', `reconnect_error_reports: ${linkReports}`];
   return [
     `server_name: ${text(serverName)}`,
     `host: ${text(loopback)}`,

@@ -81,6 +81,8 @@ test('robot: the link is there only while the id is claimed; the one for the cla
   expect(linked).toContain('nkey: SUCLAIM');
   expect(linked).toContain('ca_file: "/srv/ca.pem"');
   expect(linked).toContain('ignore_discovered_servers: true');
+  // In one that is away for days each failure would be a line of its log.
+  expect(linked).toContain('reconnect_error_reports: 300');
   const unlinked = of({ ...robot, linked: false });
   expect(unlinked).not.toContain('SULINK');
   expect(unlinked).toContain('nkey: SUCLAIM');
