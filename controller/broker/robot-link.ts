@@ -190,8 +190,7 @@ export async function startRobotLink(options: RobotLinkOptions): Promise<RobotLi
     const links = (await broker.system?.links()) ?? [];
     const stuck = links.find(({ account }) => account === accounts.site);
     log.warn({ robot, address: stuck?.address }, 'the link to the hub carries nothing: it is restarted');
-    if (stuck !== undefined) return await broker.system?.cut(stuck);
-    // It is not there, and nothing opens it again: it is taken off the configuration and put back.
+    // Told to end it, the server would first write what waits for it, for 10 s, and only then open another.
     await broker.configure(roleNow(false));
     await broker.configure(roleNow(claim.held));
   }
