@@ -341,6 +341,33 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('in a cluster', () => {
       expect(wire.connections).toBeGreaterThan(connections);
     });
 
+    test('a slow connection makes everything later, and nothing is asked for twice', async () => {
+      const wire = await openWire();
+      wire.slow(64 * 1024);
+      const answerMs = 2_000;
+      const { store } = await opened({ wire, timings: { ...quick, watchMs: 300_000 }, answerMs });
+      const inline = `export const handler = async () => 1;${'/'.repeat(8 * 1024)}`;
+      const names = Array.from({ length: 40 }, (_, number) => `slow-${number}`);
+      for (const name of names) {
+        const body = manifest(name, { package: { inline } });
+        const path = functionsPath.replace('functions', 'namespaces/default/functions');
+        expect((await kubernetes.request('POST', path, { body })).status).toBe(201);
+      }
+      const since = performance.now();
+      const events = await asked(async () => {
+        await store.synced();
+        expect((await store.list()).map(({ metadata }) => metadata.name).sort()).toEqual([...names].sort());
+        // Longer than any answer may be silent, but this one never was.
+        expect(performance.now() - since).toBeGreaterThan(answerMs);
+        const key = { namespace: 'default', name: 'slow-7' };
+        const changed = toldOfTimeout(store, 9, key);
+        await edit(key, { timeoutSeconds: 9 });
+        await changed;
+      });
+      expect(events.filter(({ verb }) => verb === 'list')).toHaveLength(1);
+      expect(events.filter(({ verb }) => verb === 'watch').length).toBeLessThanOrEqual(1);
+    });
+
     test('what happened during an outage that the server has forgotten is found by listing', async () => {
       const wire = await openWire();
       const { store } = await opened({ wire });
@@ -412,10 +439,10 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('in a cluster', () => {
     });
 
     /** Resolves when a change was told and reads so. */
-    async function toldOfTimeout(store: KubernetesStore, timeoutSeconds: number): Promise<void> {
+    async function toldOfTimeout(store: KubernetesStore, timeoutSeconds: number, key = hello): Promise<void> {
       const { promise, resolve } = Promise.withResolvers<void>();
       const stop = store.watch(() => {
-        void timeoutOf(store).then((now) => now === timeoutSeconds && resolve());
+        void timeoutOf(store, key).then((now) => now === timeoutSeconds && resolve());
       });
       await promise;
       stop();
