@@ -543,26 +543,55 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('objects in a cluster wi
     expect(one.backend.address(one.key)).toBeUndefined();
   });
 
+  const pods = async (one: Scene): Promise<string[]> =>
+    (await one.kubectl('get', 'pods', '-o', 'name')).split('\n').filter(Boolean);
+  const pathOf = (one: Scene, pod: string): string =>
+    `/api/v1/namespaces/${one.namespace}/pods/${pod.slice('pod/'.length)}`;
+  const isReady = { phase: 'Running', conditions: [{ type: 'Ready', status: 'True' }] };
+  /** As kubelet tells it. */
+  async function tell(one: Scene, pod: string, status: object): Promise<void> {
+    const contentType = 'application/strategic-merge-patch+json';
+    expect(
+      await one.kubernetes.request('PATCH', `${pathOf(one, pod)}/status`, { body: { status }, contentType }),
+    ).toMatchObject({ status: 200 });
+  }
+
+  test('whoever drains nodes gets one pod of a function at a time', async () => {
+    const one = await scene();
+    await one.backend.ensure(await one.wants({ replicas: 2 }));
+    await untilReplicas(one, 2);
+    const [first, second] = await pods(one);
+    const drain = (pod: string): Promise<{ status: number; body: unknown }> =>
+      one.kubernetes.request('POST', `${pathOf(one, pod)}/eviction`, {
+        body: { apiVersion: 'policy/v1', kind: 'Eviction', metadata: { name: pod.slice('pod/'.length) } },
+      });
+    const allowed = (): Promise<string> =>
+      one.field(`pdb/fn-${one.key.name}`, '{.status.disruptionsAllowed} of {.status.currentHealthy}');
+    for (const pod of [first!, second!]) await tell(one, pod, isReady);
+    await expect.poll(allowed).toBe('1 of 2');
+    expect((await drain(first!)).status).toBe(201);
+    const refused = await drain(second!);
+    expect({ status: refused.status, body: JSON.stringify(refused.body) }).toEqual({
+      status: 429,
+      body: expect.stringContaining("violate the pod's disruption budget") as string,
+    });
+    await expect.poll(async () => (await pods(one)).filter((pod) => pod !== first).length).toBe(2);
+    const third = (await pods(one)).find((pod) => pod !== first && pod !== second)!;
+    await tell(one, third, isReady);
+    await expect.poll(allowed).toBe('1 of 2');
+    expect((await drain(second!)).status).toBe(201);
+  });
+
   test('a pod that its node gave up is told of until another is ready in its place, though it stays', async () => {
     const one = await scene();
     await one.backend.ensure(await one.wants());
     await untilReplicas(one, 1);
-    const pods = async (): Promise<string[]> =>
-      (await one.kubectl('get', 'pods', '-o', 'name')).split('\n').filter(Boolean);
-    const [evicted] = await pods();
-    /** As kubelet tells it. */
-    const tell = async (pod: string, status: object): Promise<void> => {
-      const path = `/api/v1/namespaces/${one.namespace}/pods/${pod.slice('pod/'.length)}/status`;
-      const contentType = 'application/strategic-merge-patch+json';
-      expect(await one.kubernetes.request('PATCH', path, { body: { status }, contentType })).toMatchObject({
-        status: 200,
-      });
-    };
-    await tell(evicted!, { phase: 'Failed', reason: 'Evicted', message: 'The node was low on memory.' });
-    await expect.poll(async () => (await pods()).length).toBe(2);
-    const next = (await pods()).find((pod) => pod !== evicted);
+    const [evicted] = await pods(one);
+    await tell(one, evicted!, { phase: 'Failed', reason: 'Evicted', message: 'The node was low on memory.' });
+    await expect.poll(async () => (await pods(one)).length).toBe(2);
+    const next = (await pods(one)).find((pod) => pod !== evicted);
     await untilObserved(one.backend, one.key, (now) => now?.replicas === 1 && now.problem !== undefined);
-    await tell(next!, { phase: 'Running', conditions: [{ type: 'Ready', status: 'True' }] });
+    await tell(one, next!, isReady);
     await untilObserved(one.backend, one.key, (now) => now?.readyReplicas === 1 && !now.problem);
     expect(await one.field(evicted!, '{.status.phase}')).toBe('Failed');
   });
