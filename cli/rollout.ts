@@ -2,7 +2,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Condition, FunctionObject } from '../crds/function.ts';
 import { keyText, type Key } from '../controller/stores/store.ts';
-import type { Code } from '../runtime/errors.ts';
+import { AtollError, type Code } from '../runtime/errors.ts';
 import { exitCodes } from './command.ts';
 import { Failure } from './failure.ts';
 import { stackOf } from './load-stack.ts';
@@ -11,6 +11,8 @@ import type { Site } from './site.ts';
 
 /** A store tells of changed Functions, not of their status: that is looked at so often. */
 const lookMs = 100;
+/** Between attempts to reach an API server that is away. */
+const awayMs = 500;
 /** A verdict that stands for so long is final: what fails at first may be tried again by the host at once. */
 const settledMs = 1000;
 /** Longer than the longest backoff of a host that could not use a package. */
@@ -58,7 +60,17 @@ export async function waitUntilReady(
   };
   let doomed: { since: number; text: string } | undefined;
   for (;;) {
-    const object = await site.store.get(key);
+    const object = await site.store.get(key).catch((error: unknown) => {
+      // It is declared: an API server that is away for a while keeps nobody from running it.
+      const passes = error instanceof AtollError && error.code === 'ClusterUnavailable';
+      if (passes && Date.now() < deadline) return error;
+      throw error;
+    });
+    if (object instanceof AtollError) {
+      progress.update(`${key.name}: ${object.code}: ${object.message}`);
+      await pause(awayMs);
+      continue;
+    }
     if (object === undefined) {
       throw new Failure(exitCodes.site, `function ${keyText(key)} was deleted meanwhile`, {
         code: 'FunctionNotFound',

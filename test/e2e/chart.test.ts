@@ -1,5 +1,8 @@
 /** A user's whole way in a real cluster: the chart, brokers and store beside it, everything through `faas` and kubectl. */
+import { once } from 'node:events';
 import { writeFile } from 'node:fs/promises';
+import { createServer as createHttpServer } from 'node:http';
+import { connect as connectSocket, createServer, type AddressInfo, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { DeleteObjectCommand } from '@aws-sdk/client-s3';
@@ -414,6 +417,49 @@ describe.skipIf(absent)('a cluster', { timeout: 300_000 }, () => {
     await ok('delete', 'watched');
   });
 
+  test('a deploy goes on waiting while the API server is away, and ends when the function is ready', async () => {
+    const link = await startLink(kubernetes.url);
+    const kubeconfig = join(await folderWith({}), 'kubeconfig');
+    await writeFile(kubeconfig, kubernetes.kubeconfig(kubernetes.tokenOf('admin'), link.url));
+    // Its handler is loaded when it is let in.
+    const { promise: letIn, resolve: open } = Promise.withResolvers<void>();
+    const door = createHttpServer((_request, response) => void letIn.then(() => response.end()));
+    door.listen(0, kubernetes.place.host);
+    await once(door, 'listening');
+    closeLater(async () => {
+      door.closeAllConnections();
+      door.close();
+    });
+    const { port } = door.address() as AddressInfo;
+    const source = `
+await fetch('http://${kubernetes.place.host}:${port}');
+export const handler = () => 'slowly';
+`;
+    const folder = await functionFolder('slow', '  timeoutSeconds: 120\n', source);
+    const deploying = await startProcess(
+      process.execPath,
+      [faasFile, '--context', 'test', '-n', namespace, 'deploy', folder, '--timeout', '120'],
+      {
+        name: 'faas deploy',
+        env: { ...process.env, FAAS_SITE: undefined, NO_COLOR: '1', KUBECONFIG: kubeconfig },
+      },
+    );
+    const told = (text: string): Promise<boolean> =>
+      deploying.until(
+        `it says "${text}"`,
+        async () => deploying.output().includes(text) || undefined,
+        100_000,
+      );
+    await told('slow: Starting: ');
+    link.cut();
+    await told('slow: ClusterUnavailable: ');
+    await link.heal();
+    open();
+    expect(await deploying.exited).toEqual({ code: 0, signal: null });
+    expect(deploying.stdout()).toMatch(/^function slow deployed and ready/);
+    await ok('delete', 'slow');
+  });
+
   test('a pod holds no token of the API server, and one that was put there is good for nothing', async () => {
     const folder = await functionFolder(
       'searcher',
@@ -565,6 +611,45 @@ export const handler = () => 'never';
       mqtt.once('connect', ({ sessionPresent }) => resolve(sessionPresent));
       mqtt.once('error', reject);
     });
+  }
+
+  interface Link {
+    readonly url: string;
+    cut(): void;
+    heal(): Promise<void>;
+  }
+
+  /** A port of this machine that leads to a server, and can be taken away. */
+  async function startLink(to: string): Promise<Link> {
+    const { hostname, port } = new URL(to);
+    const sockets = new Set<Socket>();
+    const server = createServer((near) => {
+      const far = connectSocket({ host: hostname, port: Number(port) });
+      for (const [socket, other] of [
+        [near, far],
+        [far, near],
+      ] as const) {
+        sockets.add(socket);
+        socket.once('close', () => {
+          sockets.delete(socket);
+          other.destroy();
+        });
+        socket.on('error', () => socket.destroy());
+        socket.pipe(other);
+      }
+    });
+    const listen = async (at: number): Promise<void> => {
+      server.listen(at, '127.0.0.1');
+      await once(server, 'listening');
+    };
+    await listen(0);
+    const own = (server.address() as AddressInfo).port;
+    const cut = (): void => {
+      server.close();
+      for (const socket of sockets) socket.destroy();
+    };
+    closeLater(() => Promise.resolve(cut()));
+    return { url: `https://127.0.0.1:${own}`, cut, heal: () => listen(own) };
   }
 
   /** A command that goes on. */
