@@ -80,9 +80,11 @@ export const command = defineCommand({
     if (keepMs === undefined) throw usageError(`--keep is "${keep}"; it must be a span such as 0s, 30m, 24h`);
     const authority = ca === undefined ? undefined : await certificatesOf(ca);
     const file = resolve(out ?? `${id}.json`);
-    const secrets = action === 'add' ? await robots.add(id) : await robots.rotate(id, keepMs);
-    const text = JSON.stringify(fileFor(secrets, folder.info, authority), null, 2);
-    await writeAtomically(file, `${text}\n`, { stays: true });
+    const deliver = async (secrets: RobotSecrets): Promise<void> => {
+      const text = JSON.stringify(fileFor(secrets, folder.info, authority), null, 2);
+      await writeAtomically(file, `${text}\n`, { stays: true });
+    };
+    await (action === 'add' ? robots.add(id, deliver) : robots.rotate(id, keepMs, deliver));
     const before = (await robots.list()).find((robot) => robot.id === id)?.keys.length ?? 1;
     await untilApplied(site, (known) =>
       known.some(({ robot, keys }) => robot === id && keys === (keepMs > 0 ? before : 1)),

@@ -21,14 +21,14 @@ export async function readRobotFile(file: string): Promise<RobotFile> {
   if (((await stat(file)).mode & 0o077) !== 0) {
     throw refuse(`holds private keys and others may read it: chmod 600 ${file}`);
   }
-  let read: Partial<RobotFile>;
+  let read: Partial<RobotFile> | null;
   try {
-    read = JSON.parse(await readFile(file, 'utf8')) as Partial<RobotFile>;
+    read = JSON.parse(await readFile(file, 'utf8')) as Partial<RobotFile> | null;
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error;
     throw refuse('is not what "faas robot add" wrote: it is no JSON');
   }
-  const { robot = '', hub = '', link = '', claim = '', ports, ca } = read;
+  const { robot = '', hub = '', link = '', claim = '', ports, ca } = read ?? {};
   refuseId(robot);
   if (!isSeed(link) || !isSeed(claim) || hub === '') {
     throw refuse('is not what "faas robot add" wrote: a key is missing or damaged');

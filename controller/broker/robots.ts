@@ -37,13 +37,19 @@ export interface RobotSecrets {
   readonly claim: string;
 }
 
+/** Puts the secrets where they are carried from; before the hub takes the keys over, which nobody may have otherwise. */
+export type Deliver = (secrets: RobotSecrets) => Promise<void>;
+
 export interface Robots {
   /** In the order of their ids. */
   list(): Promise<Robot[]>;
-  /** Rejects with InvalidRequest when the id is none, or taken. */
-  add(id: string): Promise<RobotSecrets>;
-  /** New keys; those before are good for `keepMs` more. Rejects with InvalidRequest when there is no such robot. */
-  rotate(id: string, keepMs?: number): Promise<RobotSecrets>;
+  /** Rejects with InvalidRequest when the id is none, or taken; and as `deliver`, and nothing is changed then. */
+  add(id: string, deliver?: Deliver): Promise<RobotSecrets>;
+  /**
+   * New keys; those before are good for `keepMs` more. Rejects with InvalidRequest when there is no such robot, and as
+   * `deliver`, and nothing is changed then.
+   */
+  rotate(id: string, keepMs?: number, deliver?: Deliver): Promise<RobotSecrets>;
   /** Rejects with InvalidRequest when there is no such robot. */
   remove(id: string): Promise<void>;
   /** Calls back after a change, now and then also without one. Returns the way to stop. */
@@ -92,13 +98,15 @@ export function openRobots(siteDir: string, now: () => number = Date.now): Robot
     await writeAtomically(fileOf(id), `${JSON.stringify({ id, keys }, null, 2)}\n`);
   }
 
-  async function issue(id: string, before: readonly RobotKeys[]): Promise<RobotSecrets> {
+  async function issue(id: string, before: readonly RobotKeys[], deliver?: Deliver): Promise<RobotSecrets> {
     const [link, claim] = [nkeys.createUser(), nkeys.createUser()];
     const since = new Date(now()).toISOString();
     const fresh = { link: link.getPublicKey(), claim: claim.getPublicKey(), since };
-    await write({ id, keys: [...before, fresh] });
     const seedOf = (pair: typeof link): string => Buffer.from(pair.getSeed()).toString('ascii');
-    return { robot: id, link: seedOf(link), claim: seedOf(claim) };
+    const secrets = { robot: id, link: seedOf(link), claim: seedOf(claim) };
+    await deliver?.(secrets);
+    await write({ id, keys: [...before, fresh] });
+    return secrets;
   }
 
   return {
@@ -106,7 +114,7 @@ export function openRobots(siteDir: string, now: () => number = Date.now): Robot
       const robots = await Promise.all((await ids()).map(read));
       return robots.filter((robot) => robot !== undefined);
     },
-    async add(id) {
+    async add(id, deliver) {
       refuseId(id);
       if ((await read(id)) !== undefined) {
         throw new AtollError(
@@ -114,14 +122,14 @@ export function openRobots(siteDir: string, now: () => number = Date.now): Robot
           `there is a robot "${id}" already: rotate its keys, or remove it`,
         );
       }
-      return await issue(id, []);
+      return await issue(id, [], deliver);
     },
-    async rotate(id, keepMs = overlapMs) {
+    async rotate(id, keepMs = overlapMs, deliver) {
       const { keys } = await mustRead(id);
       const until = new Date(now() + keepMs).toISOString();
       const newest = keys.at(-1);
       // Of older ones the time is set already; more than two would only hide who still uses which.
-      return await issue(id, newest === undefined ? [] : [{ ...newest, until }]);
+      return await issue(id, newest === undefined ? [] : [{ ...newest, until }], deliver);
     },
     async remove(id) {
       await mustRead(id);

@@ -69,6 +69,26 @@ test('a change by another process is told', async () => {
   stop();
 });
 
+test('keys whose file for the robot cannot be written are not taken over, and those before stay good', async () => {
+  const robots = openRobots(await temporaryFolder());
+  const full = (): Promise<void> => Promise.reject(new Error('ENOSPC'));
+  await expect(robots.add('robot1', full)).rejects.toThrow('ENOSPC');
+  await robots.add('robot1');
+  const before = await robots.list();
+  // The second try was what took away the keys that the robot has.
+  for (let tries = 0; tries < 2; tries += 1) {
+    await expect(robots.rotate('robot1', 60_000, full)).rejects.toThrow('ENOSPC');
+    expect(await robots.list()).toEqual(before);
+  }
+  let carried: unknown;
+  const secrets = await robots.rotate('robot1', 60_000, (given) => {
+    carried = given;
+    return Promise.resolve();
+  });
+  expect(carried).toEqual(secrets);
+  expect(robotUsers(await robots.list(), Date.now())).toHaveLength(2);
+});
+
 test('a damaged file is named, and nothing else in the folder counts', async () => {
   const dir = await temporaryFolder();
   const robots = openRobots(dir);
@@ -108,6 +128,8 @@ test('a file that others may read, or that was damaged, is refused without quoti
   expect(await readRobotFile(private_)).toEqual(content);
   await writeFile(private_, JSON.stringify({ ...content, link: 'SUCHASECRET' }), { mode: 0o600 });
   await expect(readRobotFile(private_)).rejects.toThrow(/^(?!.*SUCHASECRET).*damaged/);
+  await writeFile(private_, 'null', { mode: 0o600 });
+  await expect(readRobotFile(private_)).rejects.toMatchObject({ code: 'InvalidRequest' });
   await writeFile(private_, '{"link": "SUCHASECRET', { mode: 0o600 });
   await expect(readRobotFile(private_)).rejects.toThrow(/^(?!.*SUCHASECRET).*no JSON/);
 });
