@@ -91,7 +91,7 @@ test('the controller takes from the runtime only what the design lists', () => {
 test('gateway and command line take from the runtime what the controller does, and packages, clients, inbox, dead letters', () => {
   const allowed =
     // handler.ts and handler-calls.ts are the public package 'atoll', which the command line packs.
-    /^runtime\/(config|errors|log|metrics|health|handler|handler-calls|inbox|dead-letters|package\/\w+|process\/\w+|clients\/\w+|triggers\/(forget|schedule))\.ts$/;
+    /^runtime\/(config|errors|log|log-keys|metrics|health|handler|handler-calls|inbox|dead-letters|package\/\w+|process\/\w+|clients\/\w+|triggers\/(forget|schedule))\.ts$/;
   const wrong = own.filter(
     ({ from, to }) =>
       ['gateway', 'cli'].includes(folderOf(from)) && folderOf(to) === 'runtime' && !allowed.test(to),

@@ -1,4 +1,5 @@
 import type { LogRecord } from '../../runtime/log.ts';
+import { logKeys } from '../../runtime/log-keys.ts';
 import { defineCommand } from '../command.ts';
 import { usageError } from '../failure.ts';
 import { paint, print, printData, spanMs } from '../output.ts';
@@ -70,16 +71,7 @@ function sinceOf(text: string): number {
 }
 
 const levelStyles = { WARN: 'yellow', ERROR: 'red', FATAL: 'red' } as const;
-const known = new Set([
-  'time',
-  'level',
-  'message',
-  'namespace',
-  'function',
-  'trigger',
-  'requestId',
-  'source',
-]);
+const known: ReadonlySet<string> = new Set(logKeys);
 /** When a library wrote its line, next to when it came; what repeats message, request id or function goes with them. */
 const repeated = new Set(['timestamp', '_time']);
 /** Enough to tell invocations apart by eye. */

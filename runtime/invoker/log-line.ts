@@ -1,5 +1,6 @@
 /** A line of JSON that a library wrote, taken apart: its keys are fields of the record. */
 import type { LogRecord } from '../log.ts';
+import { logKeys } from '../log-keys.ts';
 import type { Level } from './log-controls.ts';
 
 export interface LogLine {
@@ -13,17 +14,6 @@ export interface LogLine {
 
 /** What the record says itself. */
 export type Known = Pick<LogRecord, 'namespace' | 'function' | 'trigger' | 'requestId'>;
-
-const ours = [
-  'time',
-  'level',
-  'message',
-  'namespace',
-  'function',
-  'trigger',
-  'requestId',
-  'source',
-] as const satisfies (keyof LogRecord)[];
 
 /** By name, as loggers write them; pino has numbers. */
 const byName: Readonly<Record<string, Level>> = {
@@ -64,7 +54,7 @@ export function readLogLine(line: string, known: Known): LogLine | undefined {
   const text = fields['message'] ?? msg;
   const message = typeof text === 'string' ? text : '';
   const said: Partial<Record<string, unknown>> = { ...known, message };
-  for (const name of ours) {
+  for (const name of logKeys) {
     if (!Object.hasOwn(fields, name)) continue;
     const value = fields[name];
     delete fields[name];
