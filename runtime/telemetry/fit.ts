@@ -163,11 +163,17 @@ function wrong(path: string, value: unknown, allowed: string): TypeError {
   return new TypeError(`${path === '' ? 'the message' : path} is ${shown(value)}; it must be ${allowed}`);
 }
 
+const shownBits = 128;
+
 function shown(value: unknown): string {
   if (value === null) return 'null';
   if (Array.isArray(value)) return 'a list';
   if (ArrayBuffer.isView(value)) return `a ${value.constructor.name}`;
   if (typeof value === 'object') return 'an object';
+  // CBOR has integers of any size, and a million digits of decimal text are seconds of work.
+  if (typeof value === 'bigint' && BigInt.asIntN(shownBits, value) !== value) {
+    return `an integer of more than ${shownBits} bits`;
+  }
   const words = typeof value === 'string' ? JSON.stringify(value) : String(value);
   return words.length > 60 ? `${words.slice(0, 60)}…` : words;
 }

@@ -11,6 +11,8 @@ const primitives: ReadonlySet<string> = new Set<Primitive>([
 ]);
 /** Messages within messages; ROS's own go five deep. */
 const maxDepth = 32;
+/** With those of messages within messages, each time they occur; the largest types of ROS have some thousands. */
+const maxFields = 65_536;
 
 export function hashOf(text: string): string {
   return process.getBuiltinModule('node:crypto').hash('sha256', text).slice(0, 32);
@@ -18,7 +20,7 @@ export function hashOf(text: string): string {
 
 export function parseSchema(type: string, text: string): Schema {
   const parsed = rosmsg.parse(text, { ros2: true });
-  return { type, hash: hashOf(text), text, fields: fieldsOf(type, rootOf(parsed), parsed, 0) };
+  return { type, hash: hashOf(text), text, fields: fieldsOf(type, rootOf(parsed), parsed, 0, { fields: 0 }) };
 }
 
 /** What `@foxglove/rosmsg2-serialization` reads by. */
@@ -29,15 +31,25 @@ export function definitionsOf({ text }: Schema): Parsed {
 /** Constants alone are no root, but a type without fields is one. */
 const rootOf = (parsed: Parsed): readonly ParsedField[] => parsed[0]?.definitions ?? [];
 
-function fieldsOf(type: string, definition: readonly ParsedField[], all: Parsed, depth: number): Field[] {
+/** `taken` is counted up: a type that holds two of the next, and so on, doubles with each. */
+function fieldsOf(
+  type: string,
+  definition: readonly ParsedField[],
+  all: Parsed,
+  depth: number,
+  taken: { fields: number },
+): Field[] {
   if (depth > maxDepth) throw new Error(`${type} holds messages in messages, more than ${maxDepth} deep`);
+  taken.fields += definition.length;
+  if (taken.fields > maxFields)
+    throw new Error(`with ${type} it has more than the ${maxFields} fields allowed`);
   return definition
     .filter(({ isConstant }) => isConstant !== true)
     .map(({ name, type: of, isComplex, isArray, arrayLength, arrayUpperBound }) => ({
       name,
       type:
         isComplex === true
-          ? fieldsOf(of, definitionOf(of, type, name, all), all, depth + 1)
+          ? fieldsOf(of, definitionOf(of, type, name, all), all, depth + 1, taken)
           : primitive(of, type, name),
       ...(isArray === true && {
         array: {
