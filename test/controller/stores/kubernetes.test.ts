@@ -344,7 +344,7 @@ describe.skipIf(await missing('kubernetes', 'openssl'))('in a cluster', () => {
     test('a slow connection makes everything later, and nothing is asked for twice', async () => {
       const wire = await openWire();
       wire.slow(64 * 1024);
-      const answerMs = 2_000;
+      const answerMs = 4_000;
       const { store } = await opened({ wire, timings: { ...quick, watchMs: 300_000 }, answerMs });
       const inline = `export const handler = async () => 1;${'/'.repeat(8 * 1024)}`;
       const names = Array.from({ length: 40 }, (_, number) => `slow-${number}`);
