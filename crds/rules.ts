@@ -168,6 +168,7 @@ const mountsOfPod = [
   `${slash}(atoll|dev|proc|sys|usr|lib|lib64|etc${slash}atoll|var${slash}cache${slash}atoll)(/|$)`,
 ].join('|');
 const ownLabel = '^(app[.]kubernetes[.]io/(name|component|part-of|managed-by)$|atoll[.]dev/)';
+const isOwnLabel = new RegExp(ownLabel, 'u');
 
 const celList = (values: readonly string[]) => `[${values.map((value) => `'${value}'`).join(', ')}]`;
 const reservedEnv =
@@ -366,7 +367,7 @@ export const rules: readonly Rule[] = [
       `spec.pod.${field}`,
       `self.all(key, !key.matches(r'${ownLabel}'))`,
       "must not set what is Atoll's own: app.kubernetes.io/name, component, part-of and managed-by, and atoll.dev/…",
-      (self) => !Object.keys(self).some((key) => new RegExp(ownLabel, 'u').test(key)),
+      (self) => !Object.keys(self).some((key) => isOwnLabel.test(key)),
     ),
   ),
   exactlyOne('spec.pod.volumes[]', volumeKinds),

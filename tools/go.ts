@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { copyFile, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { findOnPath, run } from './command.ts';
-import { NotPossible } from './installation.ts';
+import { run } from './command.ts';
+import { requiredProgram } from './installation.ts';
 import type { Installation } from './installation.ts';
 import type { GoFile, GoFilesTool, GoModuleTool, GoTool } from './tools.ts';
 
@@ -91,13 +91,12 @@ async function runGo(
   installation: Installation,
 ): Promise<void> {
   const { scratch, env, signal } = installation;
-  const go = findOnPath('go', env);
-  if (go === undefined) {
-    throw new NotPossible(
-      `it is ${tool.kind === 'go-files' ? 'downloaded' : 'built'} with Go, and there is no "go" on PATH`,
-      `install Go, or put a ${tool.binary} of ${tool.accepted.atLeast} or later on PATH`,
-    );
-  }
+  const go = requiredProgram(
+    'go',
+    env,
+    `it is ${tool.kind === 'go-files' ? 'downloaded' : 'built'} with Go`,
+    `install Go, or put a ${tool.binary} of ${tool.accepted.atLeast} or later on PATH`,
+  );
   const temporary = join(scratch, 'tmp');
   await mkdir(temporary, { recursive: true });
   await run(go, args, {

@@ -1,4 +1,4 @@
-import type { Environment } from './command.ts';
+import { findOnPath, type Environment } from './command.ts';
 
 /** What the installer of one kind is handed. */
 export interface Installation {
@@ -20,4 +20,11 @@ export class NotPossible extends Error {
     this.name = 'NotPossible';
     this.advice = advice;
   }
+}
+
+/** The path of a program that the machine has to bring along. `why` begins the sentence that says that it is not there. */
+export function requiredProgram(name: string, env: Environment, why: string, advice: string): string {
+  const found = findOnPath(name, env);
+  if (found !== undefined) return found;
+  throw new NotPossible(`${why}, and there is no "${name}" on PATH`, advice);
 }

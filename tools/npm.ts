@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { mkdir, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { findOnPath, run } from './command.ts';
-import { NotPossible } from './installation.ts';
+import { run } from './command.ts';
+import { requiredProgram } from './installation.ts';
 import type { Installation } from './installation.ts';
 import type { NpmTool } from './tools.ts';
 
@@ -65,10 +65,10 @@ function lockedPackage(name: string): Locked {
 }
 
 function programOf(name: string, tool: NpmTool, { env }: Installation): string {
-  const path = findOnPath(name, env);
-  if (path !== undefined) return path;
-  throw new NotPossible(
-    `it is fetched with npm and unpacked with tar, and there is no "${name}" on PATH`,
+  return requiredProgram(
+    name,
+    env,
+    'it is fetched with npm and unpacked with tar',
     `put ${name} on PATH, or have ${tool.packages.join(' and ')} in node_modules by another way`,
   );
 }

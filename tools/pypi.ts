@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { findOnPath, run } from './command.ts';
-import { NotPossible } from './installation.ts';
+import { run } from './command.ts';
+import { requiredProgram } from './installation.ts';
 import type { Installation } from './installation.ts';
 import type { PypiTool } from './tools.ts';
 
@@ -10,13 +10,12 @@ import type { PypiTool } from './tools.ts';
  * checked by hash.
  */
 export async function installPypi(tool: PypiTool, { result, env, signal }: Installation): Promise<void> {
-  const python = findOnPath('python3', env);
-  if (python === undefined) {
-    throw new NotPossible(
-      `it is a Python program, and there is no "python3" on PATH`,
-      `install Python 3.10 or later, or put "${tool.binary}" ${tool.accepted.atLeast} or later on PATH`,
-    );
-  }
+  const python = requiredProgram(
+    'python3',
+    env,
+    'it is a Python program',
+    `install Python 3.10 or later, or put "${tool.binary}" ${tool.accepted.atLeast} or later on PATH`,
+  );
   await run(python, ['-m', 'venv', result], { env, signal });
   const pip = (file: string, ...options: string[]): Promise<string> =>
     run(

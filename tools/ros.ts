@@ -3,8 +3,8 @@ import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { cp, mkdir, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { dirname, join, relative } from 'node:path';
-import { CommandError, findOnPath, run } from './command.ts';
-import { NotPossible } from './installation.ts';
+import { CommandError, run } from './command.ts';
+import { NotPossible, requiredProgram } from './installation.ts';
 import type { Installation } from './installation.ts';
 import type { RosTool } from './tools.ts';
 
@@ -74,14 +74,8 @@ async function machinePrograms({ env, signal }: Installation): Promise<Programs>
       `on other machines its tests are left out; a site's own ROS is not needed for anything else`,
     );
   }
-  const program = (name: string, purpose: string): string => {
-    const found = findOnPath(name, env);
-    if (found !== undefined) return found;
-    throw new NotPossible(
-      `${purpose}, and there is no "${name}" on PATH`,
-      `install it (Debian and Ubuntu: apt-get install --no-install-recommends ${debianPackages})`,
-    );
-  };
+  const advice = `install it (Debian and Ubuntu: apt-get install --no-install-recommends ${debianPackages})`;
+  const program = (name: string, purpose: string): string => requiredProgram(name, env, purpose, advice);
   const python = program('python3', 'it is made of Python packages');
   program('c++', 'rclnodejs is compiled');
   program('make', 'rclnodejs is compiled');
